@@ -33,7 +33,7 @@ class Step:
 
 def steps(*, target: Path, work: Path, prompts: int, tokens: int) -> Iterator[Step]:
     """The job in order; every step reads what the one before it wrote."""
-    trace, fp8 = work / "trace", work / "smollm2-135m-eagle3-fp8"
+    trace, fp8, report = work / "trace", work / "smollm2-135m-eagle3-fp8", work / "parity.json"
     yield Step(
         heading="What is the draft, and what would FP8 do to it?",
         command=["quark-eagle", "inspect", shown(DRAFT)],
@@ -46,7 +46,7 @@ def steps(*, target: Path, work: Path, prompts: int, tokens: int) -> Iterator[St
         ],
     )
     yield Step(
-        heading="Quantize with AMD Quark; published only if acceptance does not collapse",
+        heading="Quantize with AMD Quark; published only if acceptance is at par",
         command=[
             *("quark-eagle", "quantize", shown(DRAFT), "--trace", shown(trace)),
             *("--output", shown(fp8), "--overwrite"),
@@ -60,8 +60,17 @@ def steps(*, target: Path, work: Path, prompts: int, tokens: int) -> Iterator[St
         heading="Acceptance of the FP8 draft beside its BF16 original",
         command=[
             *("quark-eagle", "parity", shown(DRAFT), shown(fp8), "--trace", shown(trace)),
-            *("--output", shown(work / "parity.json"), "--overwrite"),
+            *("--output", shown(report), "--overwrite"),
         ],
+    )
+    yield Step(
+        heading="May it ship? The exit code says",
+        command=["quark-eagle", "gate", shown(report), "--junit", shown(work / "gate.xml"), "--overwrite"],
+    )
+    yield Step(heading="Where was acceptance lost?", command=["quark-eagle", "explain", shown(report)])
+    yield Step(
+        heading="How many prompts would a narrower margin need?",
+        command=["quark-eagle", "plan-prompts", shown(report), "--margin", "0.005"],
     )
 
 

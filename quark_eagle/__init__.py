@@ -1,7 +1,7 @@
 """Quantize Eagle3 drafts to FP8, check what an engine will make of them, and measure what acceptance they keep.
 
     BF16 dir → Checkpoint → QuantPlan → [Quark] → staged FP8 dir → VerifyReport → ParityReport → Verdict → published
-    prompts  → TargetTrace → replay(bf16), replay(fp8) → AcceptanceHistogram ×2 → Verdict → exit code
+    prompts  → TargetTrace → replay(bf16), replay(fp8) → AcceptanceHistogram ×2 → Difference → Verdict → exit code
 
 The public names below are loaded when they are first used: importing `quark_eagle` imports neither torch nor Quark.
 """
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from quark_eagle.checkpoint.layout import Eagle3Layout
     from quark_eagle.checkpoint.reader import Checkpoint
     from quark_eagle.deploy.verify import VerifyReport, verify
-    from quark_eagle.documents import ParityReport
+    from quark_eagle.documents.parity import ParityReport
+    from quark_eagle.documents.verdict import Verdict
     from quark_eagle.errors import QuarkEagleError
     from quark_eagle.parity.acceptance import AcceptanceHistogram
-    from quark_eagle.parity.verdict import Verdict
+    from quark_eagle.parity.gate import gate
+    from quark_eagle.parity.verdict import Rules
     from quark_eagle.pipeline import open_comparison
     from quark_eagle.progress import Progress
     from quark_eagle.quantize.plan import QuantPlan
@@ -31,14 +33,16 @@ _HOMES = {
     "AcceptanceHistogram": "quark_eagle.parity.acceptance",
     "Checkpoint": "quark_eagle.checkpoint.reader",
     "Eagle3Layout": "quark_eagle.checkpoint.layout",
-    "ParityReport": "quark_eagle.documents",
+    "ParityReport": "quark_eagle.documents.parity",
     "Progress": "quark_eagle.progress",
     "QuantPlan": "quark_eagle.quantize.plan",
     "QuarkEagleError": "quark_eagle.errors",
     "Scheme": "quark_eagle.quantize.scheme",
     "TargetTrace": "quark_eagle.trace.target_trace",
-    "Verdict": "quark_eagle.parity.verdict",
+    "Rules": "quark_eagle.parity.verdict",
+    "Verdict": "quark_eagle.documents.verdict",
     "VerifyReport": "quark_eagle.deploy.verify",
+    "gate": "quark_eagle.parity.gate",
     "open_comparison": "quark_eagle.pipeline",
     "verify": "quark_eagle.deploy.verify",
 }
@@ -51,11 +55,13 @@ __all__ = [
     "Progress",
     "QuantPlan",
     "QuarkEagleError",
+    "Rules",
     "Scheme",
     "TargetTrace",
     "Verdict",
     "VerifyReport",
     "__version__",
+    "gate",
     "open_comparison",
     "verify",
 ]

@@ -1,7 +1,7 @@
 """The whole job in order: plan, stage, verify, replay, decide, publish.
 
 The only place that knows quantizing and measuring both. A draft is published if an engine will load it as it was meant
-and its acceptance did not collapse; the report of the measurement is written in any case.
+and the verdict on its acceptance is a pass; measurement and verdict are written in any case.
 """
 
 from __future__ import annotations
@@ -15,14 +15,42 @@ if TYPE_CHECKING:
     from quark_eagle.checkpoint.layout import Eagle3Layout
     from quark_eagle.checkpoint.reader import Checkpoint
     from quark_eagle.deploy.verify import VerifyReport
-    from quark_eagle.documents import ParityReport
+    from quark_eagle.documents.parity import ParityReport
+    from quark_eagle.documents.verdict import Verdict
     from quark_eagle.parity.compare import Comparison
-    from quark_eagle.parity.verdict import Verdict
+    from quark_eagle.parity.verdict import Rules
     from quark_eagle.quantize.plan import QuantPlan
     from quark_eagle.quantize.record import QuantizeResult
     from quark_eagle.trace.record_options import Estimate, RecordOptions
 
 from quark_eagle.progress import SILENT, Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """What a quantized draft is measured on, and what it has to reach.
+
+    Attributes:
+        target: record this target over the packaged parity prompts first, into ``OUT.trace``: kept, and resumed.
+        trace: measure on this trace; this or ``target``.
+        options: how to record.
+        num_speculative_tokens: k.
+        rules: of the verdict; None: its defaults.
+        publish_anyway: publish in spite of a failed or inconclusive verdict, though never what an engine misreads.
+    """
+
+    target: Path | str | None = None
+    trace: Path | None = None
+    options: RecordOptions | None = None
+    num_speculative_tokens: int = 3
+    rules: Rules | None = None
+    publish_anyway: bool = False
+
+    def allows(self, verification: VerifyReport, verdict: Verdict) -> bool:
+        """Whether the draft may be published."""
+        if not verification.ok:
+            return False
+        return verdict.outcome == "pass" or (self.publish_anyway and verdict.outcome in ("fail", "inconclusive"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +63,7 @@ class Checked:
         report: what it accepts, beside its BF16 original.
         verdict: on that.
         report_path: where the report lies.
+        verdict_path: where the verdict lies.
         trace: directory of the trace it was measured on.
         published: whether OUT is there.
     """
@@ -44,35 +73,33 @@ class Checked:
     report: ParityReport
     verdict: Verdict
     report_path: Path
+    verdict_path: Path
     trace: Path
     published: bool
 
     @property
     def exit_code(self) -> int:
-        """0 published, 3 broken or collapsed, 5 nothing could be evaluated."""
-        from quark_eagle.parity.verdict import Outcome
-
-        if self.published:
-            return 0
-        return 5 if self.verification.ok and self.verdict.outcome is Outcome.UNUSABLE else 3
+        """The verdict's own: 0 pass, 3 fail, 4 inconclusive, 5 nothing to judge; 3 for a draft that is misread."""
+        return self.verdict.exit_code if self.verification.ok else 3
 
     def sentences(self) -> list[str]:
         """What was found and what became of the draft, a line each."""
-        walk = self.report.summary.overall.walk
-        before, after = walk.baseline, walk.candidate
         lines = [f"ERROR {finding.subject}: {finding.message}" for finding in self.verification.errors]
-        if before.mean_acceptance_length is not None and after.mean_acceptance_length is not None:
+        difference = self.verdict.difference
+        if difference is not None:
             lines.append(
-                f"Acceptance length τ over {self.report.summary.overall.num_prompts} prompts: "
-                f"{before.mean_acceptance_length:.3f} before ({before.num_accepted_tokens} accepted in "
-                f"{before.num_drafts} drafts), {after.mean_acceptance_length:.3f} after "
-                f"({after.num_accepted_tokens} in {after.num_drafts})."
+                f"Acceptance length τ over {difference.num_conversations} prompts: "
+                f"{difference.baseline_mean_acceptance_length:.3f} before "
+                f"({difference.baseline_num_accepted_tokens} accepted in {difference.baseline_num_drafts} drafts), "
+                f"{difference.candidate_mean_acceptance_length:.3f} after "
+                f"({difference.candidate_num_accepted_tokens} in {difference.candidate_num_drafts})."
             )
-        lines.append(f"{self.verdict.outcome.value.upper()}: {self.verdict.reason}")
+        lines.append(f"{self.verdict.outcome.upper()}: {self.verdict.reason}")
         lines += [f"  {place}. {cause}." for place, cause in enumerate(self.verdict.causes, 1)]
-        lines.append(
-            f"{'Published.' if self.published else 'Not published.'} Counts of every prompt: {self.report_path}"
-        )
+        if self.verdict.worth is not None:
+            lines.append(self.verdict.worth.sentence)
+        done = "Published" if self.published else "Not published"
+        lines.append(f"{done}. Counts of every prompt: {self.report_path}; verdict: {self.verdict_path}")
         return lines
 
     def to_json(self) -> dict[str, Any]:
@@ -81,7 +108,7 @@ class Checked:
             **self.result.to_json(),
             "published": self.published,
             "verification": self.verification.to_json(),
-            "verdict": self.verdict.to_json(),
+            "verdict": self.verdict.model_dump(mode="json"),
             "parity": {
                 "report": str(self.report_path),
                 "trace": str(self.trace),
@@ -99,28 +126,22 @@ def quantize_and_check(
     layout: Eagle3Layout,
     plan: QuantPlan,
     output: Path,
+    check: Check,
     *,
-    target: Path | str | None = None,
-    trace: Path | None = None,
-    options: RecordOptions | None = None,
-    num_speculative_tokens: int = 3,
     overwrite: bool = False,
     announce: Callable[[Estimate], None] = lambda estimate: None,
     progress: Progress = SILENT,
     command_line: Sequence[str] = (),
 ) -> Checked:
-    """Quantize a draft, and publish it only if it can be served and its acceptance did not collapse.
+    """Quantize a draft, and publish it only if it can be served and its acceptance is at par.
 
     Args:
         checkpoint: the BF16 draft.
         layout: of the same checkpoint.
         plan: made for the same checkpoint.
-        output: OUT. ``OUT.parity.json`` is written beside it, whatever the verdict.
-        target: record this target over the packaged parity prompts first, into ``OUT.trace``: kept, and resumed.
-        trace: measure on this trace; give this or ``target``.
-        options: how to record.
-        num_speculative_tokens: k.
-        overwrite: OUT and its report may be replaced; an OUT that is there survives a draft that is not published.
+        output: OUT. ``OUT.parity.json`` and ``OUT.verdict.json`` are written beside it, whatever the verdict.
+        check: what it is measured on and has to reach.
+        overwrite: OUT and its reports may be replaced; an OUT that is there survives a draft that is not published.
         announce: told what recording will take before it starts.
         progress: told of each step.
         command_line: for the records.
@@ -129,15 +150,14 @@ def quantize_and_check(
         QuarkEagleError: a step could not be done; nothing is published.
     """
     from quark_eagle.checkpoint.writer import staged
-    from quark_eagle.documents import refuse_existing, write_text
-    from quark_eagle.parity.verdict import Outcome, judge
+    from quark_eagle.documents.base import refuse_existing
     from quark_eagle.quantize.shards import output_bytes
     from quark_eagle.quantize.stage import stage
 
     output = Path(output)
-    report_path, recorded = _beside(output, "parity.json"), _beside(output, "trace")
-    refuse_existing(report_path, overwrite=overwrite)
-    _check_source(checkpoint, layout, target, trace, recorded)
+    for suffix in ("parity.json", "verdict.json"):
+        refuse_existing(_beside(output, suffix), overwrite=overwrite)
+    _check_source(checkpoint, layout, check, _beside(output, "trace"))
     needed = output_bytes(checkpoint, plan)
     checked: Checked | None = None
     try:
@@ -145,35 +165,57 @@ def quantize_and_check(
             output, overwrite=overwrite, source=checkpoint.directory, needed_bytes=needed, durable=False
         ) as staging:
             result = stage(checkpoint, layout, plan, staging, progress, command_line=command_line)
-            if trace is None:
-                assert target is not None  # _check_source
-                _record(target, checkpoint, recorded, options, announce, progress, command_line)
-            measured_on = trace if trace is not None else recorded
-            comparison = open_comparison(
-                checkpoint.directory,
-                staging,
-                measured_on,
-                num_speculative_tokens=num_speculative_tokens,
-                candidate_name=output.name,
-            )
-            verification = _verify(staging, checkpoint.directory, comparison, progress)
-            report = comparison.run(command_line=command_line, progress=progress)
-            verdict = judge(report)
-            write_text(report_path, report.to_json())
-            checked = Checked(
-                result=result,
-                verification=verification,
-                report=report,
-                verdict=verdict,
-                report_path=report_path,
-                trace=measured_on,
-                published=verification.ok and verdict.outcome is Outcome.NOT_COLLAPSED,
-            )
+            trace = _trace(checkpoint, output, check, announce, progress, command_line)
+            checked = _measure(checkpoint, staging, output, trace, result, check, progress, command_line)
             if not checked.published:
                 raise _NotPublishedError
     except _NotPublishedError:
         assert checked is not None
     return checked
+
+
+def _measure(
+    checkpoint: Checkpoint,
+    staging: Path,
+    output: Path,
+    trace: Path,
+    result: QuantizeResult,
+    check: Check,
+    progress: Progress,
+    command_line: Sequence[str],
+) -> Checked:
+    """Verify and replay what was staged, decide, and write down both."""
+    from quark_eagle.documents.base import write_text
+    from quark_eagle.parity.gate import gate
+    from quark_eagle.parity.verdict import Rules
+    from quark_eagle.worth import worth
+
+    rules = check.rules or Rules()
+    report_path, verdict_path = _beside(output, "parity.json"), _beside(output, "verdict.json")
+    comparison = open_comparison(
+        checkpoint.directory,
+        staging,
+        trace,
+        num_speculative_tokens=check.num_speculative_tokens,
+        candidate_name=output.name,
+    )
+    verification = _verify(staging, checkpoint.directory, comparison, progress)
+    report = comparison.run(command_line=command_line, progress=progress)
+    write_text(report_path, report.to_json())
+    verdict = gate(
+        report, rules, parity=report_path, worth=worth(report, margin=rules.margin), command_line=command_line
+    )
+    write_text(verdict_path, verdict.to_json())
+    return Checked(
+        result=result,
+        verification=verification,
+        report=report,
+        verdict=verdict,
+        report_path=report_path,
+        verdict_path=verdict_path,
+        trace=trace,
+        published=check.allows(verification, verdict),
+    )
 
 
 def open_comparison(
@@ -218,9 +260,7 @@ def _beside(output: Path, suffix: str) -> Path:
     return resolved.with_name(f"{resolved.name}.{suffix}")
 
 
-def _check_source(
-    checkpoint: Checkpoint, layout: Eagle3Layout, target: Path | str | None, trace: Path | None, recorded: Path
-) -> None:
+def _check_source(checkpoint: Checkpoint, layout: Eagle3Layout, check: Check, recorded: Path) -> None:
     """See before the long part that there is something to measure on, and that the BF16 draft fits it.
 
     Raises:
@@ -230,37 +270,41 @@ def _check_source(
     from quark_eagle.errors import UsageError
     from quark_eagle.trace.target_trace import TRACE_NAME, TargetTrace
 
-    if (target is None) == (trace is None):
+    if (check.target is None) == (check.trace is None):
         raise UsageError("Either --target or --trace says what the draft is measured on. Give one of them.")
-    if trace is not None:
-        TargetTrace.open(trace).require_fits(layout, checkpoint)
+    if check.trace is not None:
+        TargetTrace.open(check.trace).require_fits(layout, checkpoint)
     elif (recorded / TRACE_NAME).exists():
         raise UsageError(f"{recorded}: was recorded before. Measure on it with --trace {recorded}, or remove it.")
 
 
-def _record(
-    target: Path | str,
+def _trace(
     checkpoint: Checkpoint,
-    recorded: Path,
-    options: RecordOptions | None,
+    output: Path,
+    check: Check,
     announce: Callable[[Estimate], None],
     progress: Progress,
     command_line: Sequence[str],
-) -> None:
+) -> Path:
+    """The trace to measure on, recorded first if a target was given."""
+    if check.trace is not None:
+        return check.trace
     from quark_eagle.trace.prompts import PromptSet
     from quark_eagle.trace.recording import record
 
-    prompts = PromptSet.load(None, "parity")
+    assert check.target is not None  # _check_source
+    recorded = _beside(output, "trace")
     record(
-        target,
+        check.target,
         checkpoint,
-        prompts,
+        PromptSet.load(None, "parity"),
         recorded,
-        options,
+        check.options,
         progress=progress,
         announce=announce,
         command_line=command_line,
     )
+    return recorded
 
 
 def _verify(staging: Path, source: Path, comparison: Comparison, progress: Progress) -> VerifyReport:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from quark_eagle.documents import ParityReport, refuse_existing, write_text
+from quark_eagle.documents.base import refuse_existing, write_text
+from quark_eagle.documents.parity import ParityReport
 from quark_eagle.errors import QuarkEagleError, StorageError, UsageError
 from quark_eagle.parity.compare import Comparison
 from tests.tiny import write_tiny_draft
@@ -56,7 +57,7 @@ def test_an_unknown_key_is_refused_by_name(report: ParityReport, tmp_path: Path)
 def test_another_schema_version_is_refused(report: ParityReport, tmp_path: Path) -> None:
     content = json.loads(report.to_json()) | {"schema_version": 2}
     (tmp_path / "p.json").write_text(json.dumps(content))
-    with pytest.raises(QuarkEagleError, match=r"schema_version: .*Measure again"):
+    with pytest.raises(QuarkEagleError, match=r"schema_version: .*Make it again"):
         ParityReport.read(tmp_path / "p.json")
 
 

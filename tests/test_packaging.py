@@ -72,7 +72,7 @@ def test_the_wheel_holds_nothing_else(wheel_names: set[str]) -> None:
     strays = {
         name
         for name in wheel_names
-        if not name.startswith((f"{info}/", "quark_eagle/calib/"))
+        if not name.startswith((f"{info}/", "quark_eagle/calib/", "quark_eagle/documents/schemas/"))
         and not (name.startswith("quark_eagle/") and name.endswith((".py", "py.typed")))
     }
     assert not strays
@@ -104,7 +104,7 @@ def test_prompts_are_found_in_an_installed_wheel(wheel: Path, tmp_path: Path) ->
 def test_the_sdist_holds_the_sources_their_tests_and_the_pins(sdist_names: set[str]) -> None:
     wanted = sources("quark_eagle", "*.py") | sources("tests", "*.py") | sources("calib", "*.jsonl")
     wanted |= {"pyproject.toml", "constraints.txt", "Makefile", "tools/install.sh"}
-    wanted |= {"README.md", "CHANGELOG.md", "LICENSE"}
+    wanted |= {"README.md", "CHANGELOG.md", "LICENSE", "action.yml"}
     assert not wanted - sdist_names
 
 

@@ -13,10 +13,10 @@ import pytest
 from quark_eagle import pipeline
 from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.reader import Checkpoint
-from quark_eagle.documents import ParityReport
+from quark_eagle.documents.parity import ParityReport
 from quark_eagle.errors import TraceMismatchError, UsageError
-from quark_eagle.parity.verdict import Outcome, judge
-from quark_eagle.pipeline import Checked, open_comparison, quantize_and_check
+from quark_eagle.parity.verdict import Rules, judge
+from quark_eagle.pipeline import Check, Checked, open_comparison, quantize_and_check
 from quark_eagle.quantize.plan import QuantPlan
 from quark_eagle.quantize.scheme import PTPC_FP8
 from tests.parity.test_compare import to_fp8
@@ -26,13 +26,14 @@ from tests.tiny_trace import write_tiny_trace
 
 NAIVE = ("fc", "lm_head")
 ALL_NAMES = ("fc", "model.fc", "lm_head")
+WIDE = Rules(margin=0.2)  # a tiny random draft loses more to FP8 than a trained one
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     directory = tmp_path_factory.mktemp("pipeline")
     draft = write_tiny_draft(directory / "draft", draft_vocab=8)
-    return draft, write_tiny_trace(directory / "trace", draft)
+    return draft, write_tiny_trace(directory / "trace", draft, num_prompts=64)
 
 
 @pytest.fixture
@@ -59,7 +60,9 @@ def fake_stage(monkeypatch: pytest.MonkeyPatch, exclude: Sequence[str]) -> list[
 def run(draft: Path, output: Path, **options: Any) -> Checked:
     checkpoint = Checkpoint.open(draft)
     layout = Eagle3Layout.of(checkpoint)
-    return quantize_and_check(checkpoint, layout, QuantPlan.of(layout), output, **options)
+    ours = {name: options.pop(name) for name in ("overwrite", "command_line") if name in options}
+    check = Check(rules=options.pop("rules", WIDE), **options)
+    return quantize_and_check(checkpoint, layout, QuantPlan.of(layout), output, check, **ours)
 
 
 def trust_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,9 +91,9 @@ def test_a_collapsed_draft_is_not_published_but_its_report_is(
     trust_the_files(monkeypatch)
     checked = run(pair[0], tmp_path / "out", trace=pair[1])
     assert checked.verification.ok
-    assert checked.verdict.outcome is Outcome.FAIL
+    assert checked.verdict.outcome == "fail"
     assert (checked.published, checked.exit_code) == (False, 3)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["out.parity.json"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out.parity.json", "out.verdict.json"]
     assert "Not published." in checked.sentences()[-1]
 
 
@@ -120,7 +123,7 @@ def test_a_dead_baseline_publishes_nothing_and_is_not_called_a_failure_of_the_ca
     draft = write_tiny_draft(tmp_path / "draft")
     trace = write_tiny_trace(tmp_path / "trace", draft, obeys=0.0)
     checked = run(draft, tmp_path / "out", trace=trace)
-    assert checked.verdict.outcome is Outcome.UNUSABLE
+    assert checked.verdict.outcome == "unusable"
     assert (checked.published, checked.exit_code) == (False, 5)
     assert (tmp_path / "out.parity.json").is_file()
 
@@ -195,7 +198,7 @@ def test_through_quark_the_whole_job_publishes_what_verify_and_parity_passed(
     checked = run(pair[0], tmp_path / "out", trace=pair[1])
     assert checked.published, checked.sentences()
     assert Checkpoint.open(tmp_path / "out").is_quantized
-    assert checked.to_json()["verdict"]["outcome"] == "not collapsed"
+    assert checked.to_json()["verdict"]["outcome"] == "pass"
 
 
 @pytest.mark.quark
@@ -209,4 +212,4 @@ def test_quarks_own_export_collapses_in_the_replay_of_what_vllm_makes_of_it(
     comparison = open_comparison(pair[0], tmp_path / "naive", pair[1])
     assert comparison.sides[1].miscast == ("fc",)
     report = comparison.run()
-    assert judge(report).outcome is Outcome.FAIL
+    assert judge(report).outcome == "fail"

@@ -1,17 +1,20 @@
 """Prompts and answers of the target itself, with the hidden states a draft learns from.
 
-The target writes its own prompts: an instruction-tuned model that is shown an empty user turn completes it
-(Magpie, arXiv 2406.08464). Half of the turns start from a short opener (`openers.txt`) so that code, mathematics,
-other languages and the rest all occur. The prompt is sampled at temperature 1, the answer is greedy, because greedy
-answers are what a draft must predict (on-policy data, EAGLE-3, arXiv 2503.01840).
+The target writes its own prompts: an instruction-tuned model that is shown an empty user turn completes it (Magpie,
+arXiv 2406.08464). A third of the turns start from nothing, a third from a short opener (`openers.txt`) so that code,
+mathematics, other languages and the rest all occur, and a third from the beginning of a prompt of `--prompts` (its
+`calibration` split only; no parity prompt is ever read), cut at a random place. The prompt is sampled at temperature
+1, the answer is greedy, because greedy answers are what a draft must predict (on-policy data, EAGLE-3, arXiv
+2503.01840).
 
 One decode loop serves every slot, each at its own place in its own conversation, so nothing is prefilled twice and the
 states come for free. float32 on the CPU. Run it as long as you like: each shard is complete.
 
-    python record_answers.py --target DIR --output SHARDS --tokens 500000
+    python record_answers.py --target DIR --output SHARDS --tokens 500000 --prompts calib/prompts/*.jsonl
 """
 
 import argparse
+import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +22,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import linear, rms_norm, silu
+from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 AUX_LAYERS = (2, 15, 27)  # vLLM's choice for 30 layers: 2, n // 2, n - 3
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-MAX_PROMPT, MAX_ANSWER, TOP_K = 72, 160, 300
+MAX_OPENER, MAX_WRITTEN, MAX_ANSWER, TOP_K = 96, 72, 160, 300
 SHARD_TOKENS = 40_000
-ATTENTION_GROUPS = 6  # slots are grouped by length for attention: short ones do not wait for long ones
 
 
 class DecodingTarget:
@@ -57,8 +59,8 @@ class DecodingTarget:
 
     def step(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """tokens, positions [B] -> logits [B, vocab], aux states [B, 3 * hidden], final normed state [B, hidden]."""
-        rows = torch.arange(len(tokens))
-        groups = [(g, int(positions[g].max()) + 1) for g in positions.argsort().chunk(ATTENTION_GROUPS)]
+        rows, span = torch.arange(len(tokens)), int(positions.max()) + 1
+        seen = (torch.arange(span) <= positions[:, None])[:, None, None]  # [B, 1, 1, span]
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
         state, aux = self.embed[tokens], []
         for i in range(self.layers):
@@ -73,9 +75,9 @@ class DecodingTarget:
             )
             self.keys[i][rows, :, positions] = rotate(k, cos, sin)
             self.values[i][rows, :, positions] = v
-            mixed = torch.empty(len(tokens), self.heads * self.head_dim)
-            for group, span in groups:
-                mixed[group] = self.attend(i, group, span, rotate(q[group], cos[group], sin[group]), positions[group])
+            grouped = rotate(q, cos, sin).unflatten(1, (self.kv_heads, -1))  # [B, kv_heads, heads / kv_heads, d]
+            keys, values = self.keys[i][:, :, :span], self.values[i][:, :, :span]
+            mixed = scaled_dot_product_attention(grouped, keys, values, attn_mask=seen).flatten(1)
             state = state + linear(mixed, self.weights[name + "self_attn.o_proj.weight"])
             x = rms_norm(state, (self.hidden,), self.weights[name + "post_attention_layernorm.weight"], self.eps)
             gate, up = (
@@ -85,14 +87,6 @@ class DecodingTarget:
             state = state + linear(silu(gate) * up, self.weights[name + "mlp.down_proj.weight"])
         final = rms_norm(state, (self.hidden,), self.weights["model.norm.weight"], self.eps)
         return linear(final, self.embed), torch.cat(aux, -1), final
-
-    def attend(self, layer: int, group: Tensor, span: int, q: Tensor, positions: Tensor) -> Tensor:
-        """Attention of slots of similar length: q [G, heads, head_dim] -> [G, heads * head_dim]; keys are read once."""
-        keys, values = self.keys[layer][group, :, :span], self.values[layer][group, :, :span]  # [G, kv_heads, span, d]
-        grouped = q.unflatten(1, (self.kv_heads, -1)) * self.head_dim**-0.5  # [G, kv_heads, heads / kv_heads, d]
-        scores = grouped @ keys.transpose(-1, -2)
-        scores = scores.masked_fill((torch.arange(span) > positions[:, None])[:, None, None], -torch.inf)
-        return (scores.softmax(-1) @ values).flatten(1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -107,6 +101,7 @@ class Slot:
 
     tokens: list[int]
     forced: list[int]
+    given: int  # tokens that the user turn starts from
     prompt_length: int = 0  # 0 while the user turn is being written
     states: list[Tensor] = field(default_factory=list)
 
@@ -115,6 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--prompts", type=Path, nargs="*", default=[], help="JSONL; the calibration split is read")
     parser.add_argument("--tokens", type=int, default=500_000, help="answer tokens to record")
     parser.add_argument("--slots", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
@@ -128,14 +124,21 @@ def record(args: argparse.Namespace) -> None:
     answering = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)
     openers = [line for line in (Path(__file__).parent / "openers.txt").read_text().splitlines() if line]
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    target = DecodingTarget(args.target, args.slots, len(opening) + MAX_PROMPT + len(answering) + MAX_ANSWER + 8)
+    begun = calibration_prompts(args.prompts)
+    longest = len(opening) + MAX_OPENER + MAX_WRITTEN + len(answering) + MAX_ANSWER + 8
+    target = DecodingTarget(args.target, args.slots, longest)
     generator = torch.Generator().manual_seed(args.seed)
     args.output.mkdir(parents=True, exist_ok=True)
 
     def fresh() -> Slot:
-        pick = int(torch.randint(2 * len(openers), (1,), generator=generator))
-        opener = tokenizer.encode(openers[pick], add_special_tokens=False) if pick < len(openers) else []
-        return Slot(tokens=opening[:1], forced=opening[1:] + opener)
+        kind, pick, share = torch.rand(3, generator=generator).tolist()
+        given: list[int] = []
+        if kind < 1 / 3:
+            given = tokenizer.encode(openers[int(pick * len(openers))], add_special_tokens=False)
+        elif kind < 2 / 3 and begun:
+            whole = tokenizer.encode(begun[int(pick * len(begun))], add_special_tokens=False)
+            given = whole[: 3 + int(share * min(len(whole), MAX_OPENER - 3))]
+        return Slot(tokens=opening[:1], forced=opening[1:] + given, given=len(given))
 
     slots, done = [fresh() for _ in range(args.slots)], []
     answer_tokens, shard, started = 0, 0, time.monotonic()
@@ -152,11 +155,11 @@ def record(args: argparse.Namespace) -> None:
             if slot.forced:
                 slot.tokens.append(slot.forced.pop(0))
             elif not slot.prompt_length:
-                written = len(slot.tokens) - len(opening)
-                if sampled[i] == end and written >= 3:
+                written = len(slot.tokens) - len(opening) - slot.given
+                if sampled[i] == end and slot.given + written >= 3:
                     slot.forced, slot.prompt_length = answering[1:], len(slot.tokens) + len(answering)
                     slot.tokens.append(end)
-                elif sampled[i] == end or written >= MAX_PROMPT:
+                elif sampled[i] == end or written >= MAX_WRITTEN:
                     slots[i] = fresh()  # an empty or endless prompt is not one
                 else:
                     slot.tokens.append(sampled[i])
@@ -170,6 +173,12 @@ def record(args: argparse.Namespace) -> None:
             write_shard(args.output / f"shard-{args.seed:02d}-{shard:04d}.safetensors", done)
             done, shard = [], shard + 1
             print(f"{answer_tokens} answer tokens, {answer_tokens / (time.monotonic() - started):.0f}/s", flush=True)
+
+
+def calibration_prompts(paths: list[Path]) -> list[str]:
+    """The user's words of every prompt of the calibration split."""
+    lines = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line["messages"][-1]["content"] for line in lines if line["split"] == "calibration"]
 
 
 def write_shard(path: Path, slots: list[Slot]) -> None:

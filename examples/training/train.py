@@ -7,6 +7,8 @@ own output of the step before, with the attention that replay and an engine use
 vocabulary: to the target's distribution and to its argmax.
 
     python train.py --target DIR --shards SHARDS --output DRAFT --minutes 60
+
+With `--start DRAFT` training goes on from a trained draft, whose vocabulary stays.
 """
 
 import argparse
@@ -160,6 +162,7 @@ def main() -> None:
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="a trained draft to go on from")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -177,8 +180,9 @@ def train(args: argparse.Namespace) -> None:
     excluded = [
         message["content"]
         for path in args.exclude_prompts
-        for line in path.read_text().splitlines()
-        for message in json.loads(line)["messages"]
+        for line in map(json.loads, path.read_text().splitlines())
+        if line.get("split") != "calibration"  # training may begin with those, acceptance is measured on the others
+        for message in line["messages"]
     ]
     print(f"{conversations.drop_prompts_like(tokenizer, excluded)} conversations left out for an 8-gram", flush=True)
     conversations.write_prompts(tokenizer, Path(__file__).parent / "prompts.jsonl")
@@ -192,7 +196,7 @@ def train(args: argparse.Namespace) -> None:
         if tensor.dtype == torch.bfloat16 and name != "embed_tokens.weight"
     }
     draft = Eagle3Draft(layout.geometry, layout.flags, start.weights | trainable, torch.float32)
-    held_out = list(range(0, len(conversations.items), 50))
+    held_out = list(range(0, len(conversations.items), 50))  # by the shards' order: new shards are added behind
     train_items = sorted(set(range(len(conversations.items))) - set(held_out))
     fit(draft, trainable, target, conversations, train_items, held_out, args)
 
@@ -212,7 +216,8 @@ def fit(draft, trainable, target, conversations, train_items, held_out, args) ->
             rate = args.rate * min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss, hits = steps_loss(draft, target, conversations.padded(batch), 1 if share < ONE_STEP_SHARE else STEPS)
+            steps = 1 if share < ONE_STEP_SHARE and args.start is None else STEPS
+            loss, hits = steps_loss(draft, target, conversations.padded(batch), steps)
             hits = torch.nn.functional.pad(hits, (0, STEPS + 1 - len(hits)))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -257,6 +262,8 @@ def start_from_target(args: argparse.Namespace, config: dict, conversations: Con
     for tokens, prompt, _ in conversations.items:
         counts += torch.bincount(tokens[prompt:], minlength=vocab)
     kept = counts.argsort(descending=True, stable=True)[:DRAFT_VOCAB].sort().values
+    if args.start is not None:
+        kept = load_file(args.start / "model.safetensors")["t2d"].nonzero()[:, 0]
     print(
         f"{len(conversations.items)} conversations, {int(counts.sum())} answer tokens, "
         f"{counts[kept].sum() / counts.sum():.4f} in the draft vocabulary",
@@ -277,7 +284,7 @@ def start_from_target(args: argparse.Namespace, config: dict, conversations: Con
     draft["midlayer.post_attention_layernorm.weight"] = weights[f"{last}post_attention_layernorm.weight"]
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "config.json").write_text(json.dumps(draft_config(config), indent=2) + "\n")
-    save(args.output, draft)
+    save(args.output, draft if args.start is None else load_file(args.start / "model.safetensors"))
     draft_id = torch.zeros(vocab, dtype=torch.long)
     draft_id[kept] = torch.arange(DRAFT_VOCAB)
     return {"embed": embed, "head": embed[kept], "t2d": t2d, "d2t": d2t, "draft_id": draft_id}

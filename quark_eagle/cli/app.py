@@ -1,7 +1,8 @@
 """The `quark-eagle` command: its name, its commands, and the boundary around them.
 
-A command is the function of its own name in `quark_eagle.cli.<name>`. It is imported when it is needed, and those
-modules import the heavy parts (torch, Quark, transformers) inside the function, so that `--help` is quick.
+A command is the function of its own name (`-` read as `_`) in `quark_eagle.cli.<name>`. It is imported when it is
+needed, and those modules import the heavy parts (torch, Quark, transformers) inside the function, so that `--help` is
+quick.
 """
 
 from __future__ import annotations
@@ -21,15 +22,19 @@ COMMANDS = {
     "verify": "Say what an engine will do with every module of a checkpoint.",
     "trace": "Run the target once; keep its path and hidden states.",
     "parity": "Count what two drafts get accepted on that path.",
+    "gate": "Decide whether the FP8 draft may ship; the exit code says.",
+    "explain": "Show where acceptance was lost, down to the tokens.",
+    "plan-prompts": "Say how many conversations a margin needs.",
 }
 """Every command and its line in `quark-eagle --help`, in the order of the work."""
 
 
 def command(name: str) -> TyperCommand:
-    """The Typer command made of the function `name` in `quark_eagle.cli.<name>`."""
+    """The Typer command made of the function of its name in `quark_eagle.cli.<name>`."""
+    function = name.replace("-", "_")
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
     single.command(name, short_help=COMMANDS[name], no_args_is_help=True)(
-        getattr(import_module(f"quark_eagle.cli.{name}"), name)
+        getattr(import_module(f"quark_eagle.cli.{function}"), function)
     )
     made = typer.main.get_command(single)
     assert isinstance(made, TyperCommand)  # what a Typer app of one command is

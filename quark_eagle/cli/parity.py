@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from quark_eagle.cli.exit_codes import ExitCode
-from quark_eagle.cli.options import (
-    BaselineArg,
-    CandidateArg,
-    JsonFlag,
-    OverwriteFlag,
-    SpeculativeTokensOption,
-    TraceOption,
-)
+from quark_eagle.cli.options import JsonFlag, OverwriteFlag, SpeculativeTokensOption, TraceOption
 
 if TYPE_CHECKING:
-    from quark_eagle.documents import Pair, ParityReport, Population, Rates
-    from quark_eagle.parity.verdict import Verdict
-
-Row = tuple[str, ...]
+    from quark_eagle.documents.parity import ParityReport
+    from quark_eagle.parity.measurement import Estimate, Settings
 
 
 def parity(
-    baseline: BaselineArg,
-    candidate: CandidateArg,
+    drafts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BASELINE CANDIDATE",
+            help="The BF16 draft and the FP8 draft; CANDIDATE alone with --baseline-report, BASELINE alone with "
+            "--update-baseline.",
+            show_default=False,
+        ),
+    ],
     trace: TraceOption,
     num_speculative_tokens: SpeculativeTokensOption = 3,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write the counts of every prompt.")
     ] = Path("parity.json"),
+    baseline_report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Take BASELINE's counts from this file instead of replaying it; refused when stale."
+        ),
+    ] = None,
+    update_baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Store BASELINE's counts for --baseline-report; replaces what it wrote before."
+        ),
+    ] = None,
     walk_only: Annotated[
         bool, typer.Option("--walk-only", help="Only the rounds a server makes: cheaper for large drafts, no τ curve.")
     ] = False,
+    draft_sample_method: Annotated[
+        Literal["greedy", "probabilistic"],
+        typer.Option(help="As in vLLM: the draft proposes its argmax, or samples; the latter needs a sampled trace."),
+    ] = "greedy",
     dtype: Annotated[
         Literal["auto", "bfloat16", "float32"],
         typer.Option(help="Of activations; auto is bfloat16, as engines run, float32 checks the algorithm."),
@@ -49,163 +63,141 @@ def parity(
     It measures and does not gate: exits with 0 whatever it finds, a collapse included (which it says), and with 5 where
     nothing could be evaluated.
     Example: quark-eagle parity DRAFT DRAFT-FP8 --trace TRACE
+    For CI, BASELINE once: quark-eagle parity DRAFT --trace TRACE --update-baseline baseline.json
+    and then CANDIDATE alone: quark-eagle parity DRAFT-FP8 --trace TRACE --baseline-report baseline.json
     """
     from quark_eagle.checkpoint.source import resolve
     from quark_eagle.cli import render
-    from quark_eagle.documents import refuse_existing, write_text
-    from quark_eagle.parity.verdict import Outcome, judge
-    from quark_eagle.pipeline import open_comparison
+    from quark_eagle.cli.parity_output import show_report
+    from quark_eagle.documents.base import refuse_existing, write_text
+    from quark_eagle.documents.baseline import BaselineReport, refuse_replacing_another_file
+    from quark_eagle.parity.measurement import Settings
+    from quark_eagle.parity.verdict import judge
 
-    refuse_existing(output, overwrite=overwrite)
-    comparison = open_comparison(
-        resolve(baseline),
-        resolve(candidate),
-        trace,
+    _check_usage(drafts, baseline_report, update_baseline)
+    directories = [resolve(draft) for draft in drafts]
+    if update_baseline is not None:
+        refuse_replacing_another_file(update_baseline)
+    settings = Settings(
         num_speculative_tokens=num_speculative_tokens,
         dtype=dtype,
         walk_only=walk_only,
+        draft_sample_method=draft_sample_method,
     )
-    if not json_:
-        prompts, size = len(comparison.trace), render.size(comparison.trace.size_bytes)
-        render.note(f"{prompts} prompts, a trace of {size}: about {duration(comparison.estimate_seconds())}.")
-    report = comparison.run(command_line=sys.argv, progress=render.progress(quiet=json_))
+    if update_baseline is not None and len(directories) == 1:
+        store_baseline(directories[0], trace, settings, update_baseline, json_=json_)
+        return
+    refuse_existing(output, overwrite=overwrite)
+    report = compare(baseline_report or directories[0], directories[-1], trace, settings, json_=json_)
     write_text(output, report.to_json())
-    verdict = judge(report)
+    if update_baseline is not None:
+        write_text(update_baseline, BaselineReport.of(report).to_json())
+    judgement = judge(report)
     if json_:
-        render.emit_json({**report.model_dump(mode="json"), "verdict": verdict.to_json(), "output": str(output)})
+        render.emit_json({**report.model_dump(mode="json"), "output": str(output)})
     else:
-        show_report(report, verdict)
-        render.say(f"Counts of every prompt: {output}")
-    raise typer.Exit(int(ExitCode.FAILED if verdict.outcome is Outcome.UNUSABLE else ExitCode.DONE))
+        show_report(report, judgement)
+        if update_baseline is not None:
+            render.say(f"Stored baseline: {update_baseline}")
+        render.say(f"Counts of every prompt: {output}\nNext: quark-eagle gate {shlex.quote(str(output))}")
+    raise typer.Exit(int(ExitCode.FAILED if judgement.outcome == "unusable" else ExitCode.DONE))
 
 
-def show_report(report: ParityReport, verdict: Verdict) -> None:
-    """Print a measurement for people: every rate with its counts, walk and every-start apart, then what it means."""
-    from quark_eagle.cli import render
+def _check_usage(drafts: list[str], baseline_report: Path | None, update_baseline: Path | None) -> None:
+    """See that as many drafts are named as the options leave to be named.
 
-    names = arm_names(report)
-    everything = report.summary.overall
-    k, sampling = report.num_speculative_tokens, report.provenance.sampling
-    rounds = everything.walk.baseline.num_drafts
-    temperature = sampling.get("temperature", 0)
-    how = "greedy" if temperature == 0 else f"temperature {temperature}, top-p {sampling.get('top_p', 1)}"
-    render.say(
-        f"Parity of {report.candidate.name} with {report.baseline.name}: {everything.num_prompts} prompts, "
-        f"{count(rounds)} drafts of {k} tokens, {how}, replayed in {report.provenance.dtype}\n"
-    )
-    render.say("walk: the rounds that a server makes")
-    show_rates(report, "walk", names)
-    if everything.every_start is not None:
-        render.say("\nevery start: each position once; it explains, no server makes these rounds")
-        show_rates(report, "every_start", names)
-    if report.summary.tau_curve is not None:
-        render.say("\nτ of the walk by number of speculative tokens")
-        show_curve(report, names)
-    shared, compared = report.summary.num_proposals_shared, report.summary.num_proposals_compared
-    share = f" ({shared / compared:.1%})" if compared else ""
-    render.say(f"\nThe drafts propose the same token in {count(shared)} of {count(compared)} places{share}.")
-    for side in (report.baseline, report.candidate):
-        if side.miscast:
-            render.say(
-                f"{side.name}: computed with {', '.join(side.miscast)} cast into FP8 without a scale, as vLLM loads it."
-            )
-    render.say(verdict_text(verdict))
-    render.say("Measured by replay: acceptance only, not latency.")
-
-
-def show_rates(report: ParityReport, counting: Literal["walk", "every_start"], names: tuple[str, str]) -> None:
-    """One table: all prompts first, then each category."""
-    from quark_eagle.cli import render
-
-    rows: list[Row] = []
-    for label, population in (("all", report.summary.overall), *report.summary.categories.items()):
-        pair = _pair(population, counting)
-        if pair is not None:
-            rows += _rows(f"{label} ({population.num_prompts})", pair, names)
-    positions = f"0…{report.num_speculative_tokens - 1}"
-    headers = [
-        "category (prompts)",
-        "draft",
-        "drafts",
-        "accepted",
-        "τ",
-        "draft acc. rate",
-        f"marginal {positions}",
-        f"conditional {positions}",
-    ]
-    render.show(render.table(headers, rows, right=(2, 3, 4, 5)))
-
-
-def _pair(population: Population, counting: Literal["walk", "every_start"]) -> Pair | None:
-    return population.walk if counting == "walk" else population.every_start
-
-
-def _rows(label: str, pair: Pair, names: tuple[str, str]) -> Iterator[Row]:
-    for place, name, rates in ((0, names[0], pair.baseline), (1, names[1], pair.candidate)):
-        yield (
-            "" if place else label,
-            name,
-            count(rates.num_drafts),
-            count(rates.num_accepted_tokens),
-            rate(rates.mean_acceptance_length),
-            rate(rates.draft_acceptance_rate),
-            " ".join(rate(x) for x in rates.marginal_acceptance or ()),
-            " ".join(rate(x) for x in rates.conditional_acceptance),
-        )
-    yield ("", "change", "", "", _change(pair.baseline, pair.candidate), "", "", "")
-
-
-def _change(baseline: Rates, candidate: Rates) -> str:
-    before, after = baseline.mean_acceptance_length, candidate.mean_acceptance_length
-    return "–" if before is None or after is None else f"{after - before:+.3f}"
-
-
-def show_curve(report: ParityReport, names: tuple[str, str]) -> None:
-    """τ for every k, with the rounds that each walk made."""
-    from quark_eagle.cli import render
-
-    curve = report.summary.tau_curve or []
-    headers = ["k", *(str(point.num_speculative_tokens) for point in curve)]
-    rows = [
-        [f"{names[0]} τ", *(rate(point.baseline_mean_acceptance_length) for point in curve)],
-        [f"{names[1]} τ", *(rate(point.candidate_mean_acceptance_length) for point in curve)],
-        [f"{names[0]} drafts", *(count(point.baseline_num_drafts) for point in curve)],
-        [f"{names[1]} drafts", *(count(point.candidate_num_drafts) for point in curve)],
-    ]
-    render.show(render.table(headers, rows, right=range(1, len(headers))))
-
-
-def arm_names(report: ParityReport) -> tuple[str, str]:
-    """What the tables call the two drafts: their dtypes where these tell them apart."""
-    short = {"BF16": "bf16", "F8_E4M3": "fp8"}
-    names = tuple(short.get(arm.weight_dtype, arm.weight_dtype) for arm in (report.baseline, report.candidate))
-    return (names[0], names[1]) if names[0] != names[1] else ("baseline", "candidate")
-
-
-def verdict_text(verdict: Verdict) -> str:
-    """The verdict as the last word of a report, with the causes to look for where it is a failure."""
-    from quark_eagle.parity.verdict import Outcome
-
-    word = {Outcome.UNUSABLE: "NOT EVALUATED", Outcome.FAIL: "FAIL", Outcome.NOT_COLLAPSED: "NOT COLLAPSED"}
-    lines = [f"{word[verdict.outcome]}: {verdict.reason}"]
-    if verdict.causes:
-        lines.append("Likely causes, the likeliest first:")
-        lines += [f"  {place}. {cause}." for place, cause in enumerate(verdict.causes, 1)]
-    return "\n".join(lines)
-
-
-def count(number: int) -> str:
-    """A count with its thousands apart.
-
-    >>> count(61204)
-    '61 204'
+    Raises:
+        UsageError: more, or fewer; or both options.
+        StorageError: there is no stored baseline in that place.
     """
-    return f"{number:,}".replace(",", " ")
+    from quark_eagle.errors import StorageError, UsageError
+
+    if baseline_report is not None and update_baseline is not None:
+        raise UsageError(
+            "--update-baseline stores what is replayed, and --baseline-report replays no baseline. Give one of them."
+        )
+    if baseline_report is not None and not baseline_report.is_file():
+        raise StorageError(
+            f"{baseline_report}: is no file, but a stored baseline was needed. Write it with "
+            "`quark-eagle parity BASELINE --trace TRACE --update-baseline FILE`."
+        )
+    if baseline_report is not None and len(drafts) != 1:
+        raise UsageError(f"--baseline-report stands for BASELINE: name CANDIDATE alone, not {len(drafts)} drafts.")
+    if len(drafts) > 2 or (len(drafts) == 1 and baseline_report is None and update_baseline is None):
+        raise UsageError(
+            f"BASELINE and CANDIDATE were needed, but {len(drafts)} draft(s) are named. Name both, or CANDIDATE with "
+            "--baseline-report, or BASELINE with --update-baseline."
+        )
 
 
-def rate(value: float | None) -> str:
-    """A rate to three places; a dash where nothing was counted."""
-    return "–" if value is None else f"{value:.3f}"
+def compare(baseline: Path, candidate: Path, trace: Path, settings: Settings, *, json_: bool) -> ParityReport:
+    """Replay the candidate, and the baseline unless it is stored."""
+    from quark_eagle.cli import render
+    from quark_eagle.parity.compare import Comparison
+
+    comparison = Comparison.open(
+        baseline,
+        candidate,
+        trace,
+        num_speculative_tokens=settings.num_speculative_tokens,
+        dtype=settings.dtype,
+        walk_only=settings.walk_only,
+        draft_sample_method=settings.draft_sample_method,
+        miscast=_miscast(candidate, trace),
+    )
+    for difference in comparison.stored_from.noted if comparison.stored_from is not None else ():
+        render.warn(
+            f"stored baseline, {difference}. Nearly tied proposals may turn out otherwise, in either direction."
+        )
+    announce(comparison.estimate(), len(comparison.trace))
+    return comparison.run(command_line=sys.argv, progress=render.progress(quiet=json_))
+
+
+def _miscast(candidate: Path, trace: Path) -> list[str]:
+    """Canonical modules of the candidate that the engine would cast into FP8 on loading."""
+    from quark_eagle.checkpoint.layout import Eagle3Layout
+    from quark_eagle.checkpoint.reader import Checkpoint
+    from quark_eagle.deploy.miscast import miscast_weights
+    from quark_eagle.trace.target_trace import TargetTrace
+
+    checkpoint = Checkpoint.open(candidate)
+    names = miscast_weights(checkpoint, TargetTrace.open(trace).target.num_hidden_layers)
+    slots = Eagle3Layout.of(checkpoint).slots
+    return [slots[name].canonical.removesuffix(".weight") for name in names]
+
+
+def store_baseline(baseline: Path, trace: Path, settings: Settings, file: Path, *, json_: bool) -> None:
+    """Replay the baseline alone and write its counts."""
+    from quark_eagle.cli import render
+    from quark_eagle.cli.parity_output import show_baseline
+    from quark_eagle.documents.base import write_text
+    from quark_eagle.parity.measurement import Measurement
+    from quark_eagle.parity.side import Side
+    from quark_eagle.parity.stored import measure_baseline
+    from quark_eagle.trace.target_trace import TargetTrace
+
+    measurement = Measurement.open([("baseline", Side.open(baseline))], TargetTrace.open(trace), settings)
+    announce(measurement.estimate(), len(measurement.trace))
+    report = measure_baseline(measurement, command_line=sys.argv, progress=render.progress(quiet=json_))
+    write_text(file, report.to_json())
+    if json_:
+        render.emit_json({**report.model_dump(mode="json"), "output": str(file)})
+    else:
+        show_baseline(report)
+        render.say(
+            f"Stored baseline: {file}\nNext: quark-eagle parity CANDIDATE --baseline-report {shlex.quote(str(file))}"
+        )
+
+
+def announce(estimate: Estimate, num_prompts: int) -> None:
+    """Say on stderr what a measurement will take, before it starts."""
+    from quark_eagle.cli import render
+
+    trace, drafts, memory = map(render.size, (estimate.trace_bytes, estimate.draft_bytes, estimate.memory_bytes))
+    render.note(
+        f"{num_prompts} prompts: about {duration(estimate.seconds)}. Reads a trace of {trace} and {drafts} of draft "
+        f"weights; needs about {memory} of memory."
+    )
 
 
 def duration(seconds: float) -> str:

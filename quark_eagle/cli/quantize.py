@@ -16,6 +16,7 @@ from quark_eagle.quantize.scheme import Scheme
 if TYPE_CHECKING:
     from quark_eagle.checkpoint.layout import Eagle3Layout
     from quark_eagle.checkpoint.reader import Checkpoint
+    from quark_eagle.pipeline import Check
     from quark_eagle.quantize.plan import QuantPlan
     from quark_eagle.quantize.record import QuantizeResult
 
@@ -48,11 +49,17 @@ def quantize(
         str | None,
         typer.Option(
             metavar="TARGET",
-            help="Record this target's answers first, and publish only if acceptance does not collapse on them.",
+            help="Record this target's answers first, and publish only if acceptance is at par on them.",
             show_default=False,
         ),
     ] = None,
     trace: OptionalTraceOption = None,
+    margin: Annotated[
+        float, typer.Option(help="With --trace or --target: the loss of τ that is still parity, as a fraction.")
+    ] = 0.01,
+    publish_anyway: Annotated[
+        bool, typer.Option("--publish-anyway", help="Publish in spite of a failed or inconclusive verdict.")
+    ] = False,
     overwrite: OverwriteFlag = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done to each tensor, and stop.")
@@ -62,7 +69,8 @@ def quantize(
     """Quantize DRAFT to FP8 with AMD Quark, so that vLLM reads it as it was meant.
 
     LM head, embeddings, norms and vocabulary map are always kept, byte for byte; fc unless --quantize-fc.
-    With --trace (or --target) the FP8 draft is measured before it is published: exit 3 and no output if it collapsed.
+    With --trace (or --target) the FP8 draft is measured before it is published, and judged as `gate` would: exit 3
+    (fail) or 4 (inconclusive) and no output, unless --publish-anyway.
     Example: quark-eagle quantize examples/smollm2-135m-eagle3 --output draft-fp8
     """
     from quark_eagle.checkpoint.layout import Eagle3Layout
@@ -70,6 +78,8 @@ def quantize(
     from quark_eagle.checkpoint.source import resolve
     from quark_eagle.checkpoint.writer import staged
     from quark_eagle.errors import UsageError
+    from quark_eagle.parity.verdict import Rules
+    from quark_eagle.pipeline import Check
     from quark_eagle.quantize.plan import QuantPlan, require_quantizable
     from quark_eagle.quantize.shards import output_bytes
     from quark_eagle.quantize.stage import stage
@@ -82,6 +92,8 @@ def quantize(
         raise UsageError(
             "--target and --trace: only one of them says what to measure on. Give --trace if you have one."
         )
+    if publish_anyway and target is None and trace is None:
+        raise UsageError("--publish-anyway: nothing is judged without --trace or --target. Leave it out, or give one.")
     checkpoint = Checkpoint.open(resolve(draft))
     layout = Eagle3Layout.of(checkpoint)
     plan = QuantPlan.of(layout, scheme, keep or (), quantize_fc)
@@ -92,7 +104,8 @@ def quantize(
         _show_plan(checkpoint, plan, json_)
         return
     if target is not None or trace is not None:
-        _quantize_and_check(checkpoint, layout, plan, output, target, trace, overwrite, json_)
+        check = Check(target=target, trace=trace, rules=Rules(margin=margin), publish_anyway=publish_anyway)
+        _quantize_and_check(checkpoint, layout, plan, output, check, overwrite, json_)
         return
     needed = output_bytes(checkpoint, plan)
     # Not flushed to the disk, like cp: after a power cut, quark_eagle.json tells whether a file is whole.
@@ -112,8 +125,7 @@ def _quantize_and_check(
     layout: Eagle3Layout,
     plan: QuantPlan,
     output: Path,
-    target: str | None,
-    trace: Path | None,
+    check: Check,
     overwrite: bool,
     json_: bool,
 ) -> None:
@@ -125,8 +137,7 @@ def _quantize_and_check(
         layout,
         plan,
         output,
-        target=target,
-        trace=trace,
+        check,
         overwrite=overwrite,
         announce=(lambda estimate: None) if json_ else announce,
         progress=render.progress(quiet=json_),

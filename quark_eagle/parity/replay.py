@@ -5,7 +5,9 @@ there, so a recorded path decides every round that a server could make on it. Th
 verified positions from the target's own states before it drafts again, which is why each start can be scored by
 itself: its first step is a row of one causal pass, its later steps see those rows and their own chain
 (`model.attention`). Feeding the recorded token at each step is exact: a chain that proposed anything else is dead,
-and dead chains are dropped.
+and dead chains are dropped. This holds at any temperature: a proposal that is the argmax is certain, so it was accepted
+exactly where the target drew the same token, and a rejected one is never drawn again from the residual. A draft that
+draws its proposals is replayed with `sampled.ProbabilisticDraft`.
 
 Start s of an answer of T tokens: answer tokens 0 … s are known (token 0 came from prefill), and the draft proposes
 for s + 1 and on.
@@ -14,13 +16,14 @@ for s + 1 and on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from quark_eagle.model.attention import chain_attention
 from quark_eagle.model.eagle3 import Eagle3Draft
+from quark_eagle.parity.sampled import ProbabilisticDraft
 from quark_eagle.trace.target_trace import TracedPrompt
 
 DEAD = -1  # a proposal that was never made; an accepted length that was never computed
@@ -30,9 +33,10 @@ DEAD = -1  # a proposal that was never made; an accepted length that was never c
 class PromptReplay:
     """One prompt's accepted lengths, one entry for each of S = T - 1 starts."""
 
-    # [S] int64: leading proposals equal to the recorded tokens, at most k and at most T - 1 - s; -1 not computed
+    # [S] int64: leading proposals that the recorded tokens accept, at most k and at most T - 1 - s; -1 not computed
     matched: Tensor
-    proposals: Tensor  # [S, k] int64, target-vocabulary ids; -1 where the chain was dead
+    # [S, k] int64, target-vocabulary ids; -1 where the chain was dead; None for a probabilistic draft
+    proposals: Tensor | None
 
     @property
     def accepted(self) -> Tensor:
@@ -45,12 +49,15 @@ class PromptReplay:
 class _Context:
     """One prompt as the draft sees it: combined states of rows 0 … n - 2, keys and values made from them."""
 
+    prompt_sha256: str
     token_ids: Tensor  # [n]
+    log_probs: Tensor  # [T], of the answer's tokens under the target
     first_row: int  # the row of start 0: the last prompt token, whose next token is answer token 0
     combined: Tensor  # [n - 1, hidden]
     embeds: Tensor  # [n - 1, hidden]: of token t + 1
     keys: Tensor  # [n - 1, kv_heads, head_dim]
     values: Tensor
+    uniforms: list[Tensor] = field(default_factory=list)  # [S] for each step so far; none for argmax proposals
 
     @classmethod
     def of(cls, draft: Eagle3Draft, traced: TracedPrompt) -> _Context:
@@ -65,7 +72,9 @@ class _Context:
         positions = torch.arange(len(combined), device=device)
         keys, values = draft.keys_values(draft.enter(embeds, combined).x, positions)
         return cls(
+            prompt_sha256=traced.info.sha256,
             token_ids=token_ids,
+            log_probs=traced.log_probs.to(device),
             first_row=traced.info.prompt_length - 1,
             combined=combined,
             embeds=embeds,
@@ -77,56 +86,113 @@ class _Context:
     def num_starts(self) -> int:
         return max(0, len(self.token_ids) - self.first_row - 2)
 
+    def recorded(self, starts: Tensor, step: int, method: ProbabilisticDraft | None) -> _Recorded:
+        """What proposals of these starts [A] at one step stand for; the place must lie on the path."""
+        answer_place = starts + step + 1
+        while method is not None and len(self.uniforms) <= step:
+            drawn = method.uniforms(self.prompt_sha256, self.num_starts, len(self.uniforms))
+            self.uniforms.append(drawn.to(starts.device))
+        return _Recorded(
+            token_ids=self.token_ids[self.first_row + 1 + answer_place],
+            log_probs=self.log_probs[answer_place],
+            uniforms=self.uniforms[step][starts] if method is not None else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recorded:
+    """Tokens of the path that proposals stand for, and what judges them: all [A]."""
+
+    token_ids: Tensor
+    log_probs: Tensor
+    uniforms: Tensor | None
+
+    @classmethod
+    def cat(cls, parts: Sequence[_Recorded]) -> _Recorded:
+        uniforms = [part.uniforms for part in parts if part.uniforms is not None]
+        return cls(
+            token_ids=torch.cat([part.token_ids for part in parts]),
+            log_probs=torch.cat([part.log_probs for part in parts]),
+            uniforms=torch.cat(uniforms) if uniforms else None,
+        )
+
+    def accept(
+        self, draft: Eagle3Draft, normed: Tensor, method: ProbabilisticDraft | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(accepted [A] bool, proposals [A] if they are the argmax) for head states [A, hidden]."""
+        if method is None:
+            proposed = draft.propose(normed)
+            return proposed == self.token_ids, proposed
+        assert self.uniforms is not None
+        return method.accepts(draft, normed, self.token_ids, self.log_probs, self.uniforms), None
+
 
 @torch.inference_mode()
-def replay(draft: Eagle3Draft, traced: TracedPrompt, num_speculative_tokens: int) -> PromptReplay:
+def replay(
+    draft: Eagle3Draft,
+    traced: TracedPrompt,
+    num_speculative_tokens: int,
+    method: ProbabilisticDraft | None = None,
+) -> PromptReplay:
     """Accepted length at every start of one recorded answer.
 
-    Step 1 is computed for all starts together, step j for those whose first j - 1 proposals were the recorded tokens.
+    Step 1 is computed for all starts together, step j for those whose first j - 1 proposals were accepted.
+
+    Args:
+        draft: that proposes.
+        traced: the recorded answer.
+        num_speculative_tokens: k.
+        method: how proposals are drawn and judged; None proposes the argmax.
     """
     context = _Context.of(draft, traced)
     starts = torch.arange(context.num_starts, device=context.token_ids.device)
-    matched, proposals = _chains(draft, context, starts, num_speculative_tokens)
-    return PromptReplay(matched=matched.cpu(), proposals=proposals.cpu())
+    matched, proposals = _chains(draft, context, starts, num_speculative_tokens, method)
+    return PromptReplay(matched=matched.cpu(), proposals=None if method is not None else proposals.cpu())
 
 
 @torch.inference_mode()
-def replay_walk(draft: Eagle3Draft, traced: Sequence[TracedPrompt], num_speculative_tokens: int) -> list[PromptReplay]:
+def replay_walk(
+    draft: Eagle3Draft,
+    traced: Sequence[TracedPrompt],
+    num_speculative_tokens: int,
+    method: ProbabilisticDraft | None = None,
+) -> list[PromptReplay]:
     """As `replay`, but only at the starts that a server would visit: 1 / τ of them. The rest stay -1.
 
     One round of every prompt at a time, so that the linear layers see all prompts together.
     """
     contexts = [_Context.of(draft, prompt) for prompt in traced]
-    results = [
-        PromptReplay(
-            matched=torch.full((context.num_starts,), DEAD),
-            proposals=torch.full((context.num_starts, num_speculative_tokens), DEAD),
-        )
-        for context in contexts
-    ]
+    k = num_speculative_tokens
+    matched = [torch.full((context.num_starts,), DEAD) for context in contexts]
+    proposals = [torch.full((context.num_starts, k), DEAD) for context in contexts]
     heads = {i: 0 for i, context in enumerate(contexts) if context.num_starts > 0}
     while heads:
         order = list(heads)
-        rounds = _rounds(draft, [contexts[i] for i in order], [heads[i] for i in order], num_speculative_tokens)
-        for i, (matched, proposals) in zip(order, rounds, strict=True):
+        rounds = _rounds(draft, [contexts[i] for i in order], [heads[i] for i in order], k, method)
+        for i, (length, proposed) in zip(order, rounds, strict=True):
             start = heads[i]
-            results[i].matched[start] = matched
-            results[i].proposals[start] = torch.tensor(proposals)
-            heads[i] = start + min(matched, contexts[i].num_starts - 1 - start) + 1
+            matched[i][start] = length
+            proposals[i][start] = torch.tensor(proposed)
+            heads[i] = start + min(length, contexts[i].num_starts - 1 - start) + 1
             if heads[i] >= contexts[i].num_starts:
                 del heads[i]
-    return results
+    return [
+        PromptReplay(matched=lengths, proposals=None if method is not None else proposed)
+        for lengths, proposed in zip(matched, proposals, strict=True)
+    ]
 
 
-def _chains(draft: Eagle3Draft, context: _Context, starts: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(matched [S], proposals [S, k]) for starts of one prompt."""
+def _chains(
+    draft: Eagle3Draft, context: _Context, starts: Tensor, k: int, method: ProbabilisticDraft | None
+) -> tuple[Tensor, Tensor]:
+    """(matched [S], proposals [S, k]) for all starts of one prompt; a probabilistic draft's proposals stay -1."""
     rows = context.first_row + starts  # [S]
     all_rows = torch.arange(len(context.combined), device=rows.device)
     matched = torch.zeros_like(starts)
     proposals = starts.new_full((len(starts), k), DEAD)
     if len(starts) == 0:  # an answer of one token, which came from prefill
         return matched, proposals
-    alive = torch.arange(len(starts), device=rows.device)
+    alive = starts
     hidden, embeds = context.combined[rows], context.embeds[rows]
     own_keys: list[Tensor] = []
     own_values: list[Tensor] = []
@@ -146,33 +212,38 @@ def _chains(draft: Eagle3Draft, context: _Context, starts: Tensor, k: int) -> tu
             own_values,
         )
         hidden, normed = draft.leave(mixed, entered.residual)
-        proposed = draft.propose(normed)
-        proposals[alive, step] = proposed
-        place = at + step + 2  # the recorded token that the proposal stands for
-        recorded = context.token_ids[place.clamp(max=len(context.token_ids) - 1)]
-        right = (proposed == recorded) & (place < len(context.token_ids))
+        recorded = context.recorded(alive, step, method)
+        right, proposed = recorded.accept(draft, normed, method)
+        if proposed is not None:
+            proposals[alive, step] = proposed
         matched[alive] += right
-        going = right & (place + 1 < len(context.token_ids))
+        going = right & (at + step + 3 < len(context.token_ids))  # there is a token after this one
         if step + 1 == k or not going.any():
             break
         alive, hidden = alive[going], hidden[going]
         own_keys, own_values = [x[going] for x in own_keys], [x[going] for x in own_values]
-        embeds = draft.embed(recorded[going])
+        embeds = draft.embed(recorded.token_ids[going])
     return matched, proposals
 
 
 def _rounds(
-    draft: Eagle3Draft, contexts: Sequence[_Context], starts: Sequence[int], k: int
+    draft: Eagle3Draft,
+    contexts: Sequence[_Context],
+    starts: Sequence[int],
+    k: int,
+    method: ProbabilisticDraft | None,
 ) -> list[tuple[int, list[int]]]:
     """One round of each prompt: (matched, proposals [k]). Linear layers see all prompts, attention one at a time."""
     rows = [context.first_row + start for context, start in zip(contexts, starts, strict=True)]
+    device = contexts[0].token_ids.device
+    places = torch.tensor(starts, device=device)
     found: list[tuple[int, list[int]]] = [(0, []) for _ in contexts]
     alive = list(range(len(contexts)))
     hidden = torch.stack([context.combined[row] for context, row in zip(contexts, rows, strict=True)])
     embeds = torch.stack([context.embeds[row] for context, row in zip(contexts, rows, strict=True)])
     own: dict[int, tuple[list[Tensor], list[Tensor]]] = {i: ([], []) for i in alive}
     for step in range(k):
-        positions = torch.tensor([rows[i] + step for i in alive], device=hidden.device)
+        positions = torch.tensor([rows[i] + step for i in alive], device=device)
         entered = draft.enter(embeds, hidden)
         queries = draft.queries(entered.x, positions)
         if step:
@@ -187,18 +258,18 @@ def _rounds(
             ]
         )
         hidden, normed = draft.leave(mixed, entered.residual)
-        proposed = draft.propose(normed).tolist()
+        recorded = _Recorded.cat([contexts[i].recorded(places[i : i + 1], step, method) for i in alive])
+        right, proposed = recorded.accept(draft, normed, method)
+        tokens = [DEAD] * len(alive) if proposed is None else proposed.tolist()
         going: list[int] = []
-        for slot, i in enumerate(alive):
-            tokens, place = contexts[i].token_ids, rows[i] + step + 2
-            right = place < len(tokens) and proposed[slot] == int(tokens[place])
-            found[i] = (found[i][0] + right, [*found[i][1], proposed[slot]])
-            if right and place + 1 < len(tokens) and step + 1 < k:
+        for slot, (i, is_right) in enumerate(zip(alive, right.tolist(), strict=True)):
+            found[i] = (found[i][0] + is_right, [*found[i][1], tokens[slot]])
+            if is_right and rows[i] + step + 3 < len(contexts[i].token_ids):
                 going.append(slot)
         if not going:
             break
         alive, hidden = [alive[slot] for slot in going], hidden[going]
-        embeds = torch.cat([draft.embed(contexts[i].token_ids[rows[i] + step + 2][None]) for i in alive])
+        embeds = draft.embed(recorded.token_ids[going])
     return [(matched, proposals + [DEAD] * (k - len(proposals))) for matched, proposals in found]
 
 

@@ -1,16 +1,17 @@
-"""Side: one of the two drafts that are compared, as its files are, and whether a trace fits it."""
+"""Side: one of the drafts that are measured, as its files are, and whether a trace fits it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.manifest import digest
 from quark_eagle.checkpoint.reader import CONFIG_NAME, Checkpoint
-from quark_eagle.documents import Arm
+from quark_eagle.checkpoint.traffic import Footprint, ReadIn
+from quark_eagle.documents.parity import Arm, StepBytes
 from quark_eagle.errors import TraceMismatchError
 from quark_eagle.trace.target_trace import TargetTrace
 
@@ -45,17 +46,31 @@ class Side:
             family=self.layout.family.value,
             weight_dtype=self.checkpoint.info(linear).dtype,
             miscast=list(self.miscast),
+            step_bytes=self._step_bytes(),
+        )
+
+    def _step_bytes(self) -> StepBytes:
+        step = Footprint.of(self.checkpoint, self.layout, ()).step
+        return StepBytes(
+            layers=step(ReadIn.LAYERS),
+            head=step(ReadIn.HEAD),
+            embedding=step(ReadIn.EMBEDDING),
+            first_step=step(ReadIn.FIRST_STEP),
         )
 
 
-def require_fits(trace: TargetTrace, sides: tuple[Side, Side]) -> None:
-    """See that baseline and candidate can be replayed over the trace.
+def require_fits(trace: TargetTrace, sides: Sequence[tuple[str, Side]]) -> None:
+    """See that the drafts can be replayed over the trace.
+
+    Args:
+        trace: to replay them over.
+        sides: the drafts, each with the part it plays: "baseline" or "candidate".
 
     Raises:
         TraceMismatchError: one of them cannot; what each of them lacks is told together.
     """
-    problems = [_misfit(trace, name, side) for name, side in zip(("baseline", "candidate"), sides, strict=True)]
-    if trace.states.projection is not None and "fc" in sides[1].miscast:
+    problems = [_misfit(trace, part, side) for part, side in sides]
+    if trace.states.projection is not None and any("fc" in side.miscast for _, side in sides):
         problems.append(
             f"{trace.directory}: is projected through the BF16 fc, but the engine would run the candidate's fc in FP8. "
             "Its acceptance cannot be told from this trace. Record one without --project, or repair the candidate."
@@ -64,11 +79,11 @@ def require_fits(trace: TargetTrace, sides: tuple[Side, Side]) -> None:
         raise TraceMismatchError("\n".join(filter(None, problems)))
 
 
-def _misfit(trace: TargetTrace, name: str, side: Side) -> str:
+def _misfit(trace: TargetTrace, part: str, side: Side) -> str:
     try:
         trace.require_fits(side.layout, side.checkpoint)
     except TraceMismatchError as error:
-        return f"{name} {side.checkpoint.directory}: {error}"
+        return f"{part} {side.checkpoint.directory}: {error}"
     return ""
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from quark_eagle.documents import Pair, Population, PromptAcceptance, PromptResult, Rates, Summary, TauPoint
+from quark_eagle.documents.parity import Pair, Population, PromptAcceptance, PromptResult, Rates, Summary, TauPoint
 from quark_eagle.parity.acceptance import AcceptanceHistogram
 
 ArmName = Literal["baseline", "candidate"]
@@ -48,8 +48,8 @@ def summarize(prompts: Sequence[PromptResult], num_speculative_tokens: int) -> S
             for name in categories
         },
         tau_curve=_tau_curve(prompts),
-        num_proposals_compared=sum(prompt.num_proposals_compared for prompt in prompts),
-        num_proposals_shared=sum(prompt.num_proposals_shared for prompt in prompts),
+        num_proposals_compared=_total([prompt.num_proposals_compared for prompt in prompts]),
+        num_proposals_shared=_total([prompt.num_proposals_shared for prompt in prompts]),
     )
 
 
@@ -89,6 +89,12 @@ def _tau_curve(prompts: Sequence[PromptResult]) -> list[TauPoint] | None:
         )
         for k, (before, after) in enumerate(totals, start=1)
     ]
+
+
+def _total(counts: Sequence[int | None]) -> int | None:
+    """Their sum; None where one of them is not known."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _of(prompt: PromptResult, arm: ArmName) -> PromptAcceptance:

@@ -1,28 +1,36 @@
-"""Verdict: what may be said of a candidate before an interval is looked at.
+"""Verdict: may the candidate ship in place of the baseline? Pass, fail, inconclusive, or unusable.
 
-In this order, and the first that applies decides:
+The claim to prove is that τ falls by no more than a stated margin. In this order, and the first that applies decides:
 
-1. Nothing was evaluated: unusable. It is never a pass.
-2. Dead baseline: the BF16 draft itself accepts next to nothing, so it does not fit the target or the set-up is at
-   fault. A comparison with it would mean nothing: unusable.
+1. Nothing was evaluated, or the evidence is not fit for a verdict (prompts of another split): unusable, never a pass.
+2. Dead baseline: the BF16 draft itself accepts next to nothing; or its τ is not what was expected of it. Parity is
+   relative, so a fault that depresses both drafts alike would pass: unusable.
 3. Collapse: the candidate lost more than half of the tokens that the baseline had accepted. Rounding to FP8 does not do
    that; the checkpoint is broken: fail.
-4. Otherwise it has not collapsed. Whether it is at par, within a margin and an interval, is not decided here.
+4. Fewer than 64 conversations: inconclusive, whatever the interval says (its one-sided error is 6.8 % at 20).
+5. The interval: pass if its lower end clears the margin, fail if its upper end does not reach it, else inconclusive.
+   The two methods must share the outcome.
+6. Categories with a margin of their own: all must pass; one that fails after Holm's correction fails the whole.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass
-from enum import Enum
+from typing import Literal
 
-from quark_eagle.documents import ParityReport
-from quark_eagle.parity.acceptance import AcceptanceHistogram
-from quark_eagle.parity.summary import histogram
+from quark_eagle.documents.parity import ParityReport
+from quark_eagle.documents.verdict import Bias, Category, Difference, Interval, Looks, Outcome, Power, Rule
+from quark_eagle.errors import UsageError
+from quark_eagle.parity.categories import judge_categories
+from quark_eagle.parity.paired import NUM_RESAMPLES, Conversations, paired_difference
+from quark_eagle.parity.power import plan
 
 DEAD_BASELINE_TAU = 1.05
 COLLAPSE_SHARE = 0.5  # of the baseline's accepted tokens
-
-NO_INTERVAL = "Whether that is parity takes a margin and an interval, which this version does not state."
+MIN_CONVERSATIONS = 64
+BASELINE_TOLERANCE = 0.05  # of the τ that the baseline was expected to have
 
 # From the likeliest: what silently broke FP8 drafts in the field, and in what order to look.
 COLLAPSE_CAUSES = (
@@ -34,62 +42,253 @@ COLLAPSE_CAUSES = (
     "the candidate was made from another draft than this baseline",
 )
 
-
-class Outcome(Enum):
-    """What follows for publishing."""
-
-    UNUSABLE = "unusable"
-    FAIL = "fail"
-    NOT_COLLAPSED = "not collapsed"
+NOT_ANCHORED = Bias(bound=0.0, anchored=False, source="not anchored: no served run was compared with this replay")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """The outcome, why in one sentence with its numbers, and for a failure the likely causes, likeliest first."""
+class Rules:
+    """What was decided before the evidence was looked at.
+
+    Attributes:
+        margin: the largest relative loss of τ that is still parity; a sensible one is at most half of what the faster
+            step gains.
+        alpha: of each tail, over all planned looks together.
+        category_margin: a wider margin that every category has to keep; None: categories are shown and do not gate.
+        looks: how often the evidence may be looked at while prompts are added: 1 or 2.
+        first_look_sha256: of the first look's verdict, if this is the second.
+        first_evidence_sha256: of what the first look saw: the second has to see more.
+        bias: replay's own error in the difference.
+        expected_baseline: τ that the baseline has to reach within 5 %; None: anything alive.
+        num_resamples: of the bootstrap.
+        seed: of the bootstrap.
+    """
+
+    margin: float = 0.01
+    alpha: float = 0.05
+    category_margin: float | None = None
+    looks: int = 1
+    first_look_sha256: str | None = None
+    first_evidence_sha256: str | None = None
+    bias: Bias = NOT_ANCHORED
+    expected_baseline: float | None = None
+    num_resamples: int = NUM_RESAMPLES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        problems = []
+        if not 0 < self.margin < 1:
+            problems.append(f"--margin {self.margin:g}: a loss of τ as a fraction was needed, above 0 and below 1.")
+        if self.category_margin is not None and not self.margin <= self.category_margin < 1:
+            problems.append(
+                f"--category-margin {self.category_margin:g}: at least the margin ({self.margin:g}) and below 1 was "
+                "needed: a category has fewer prompts than all of them."
+            )
+        if not 0 < self.alpha < 0.5:
+            problems.append(f"--alpha {self.alpha:g}: an error probability above 0 and below 0.5 was needed.")
+        if self.looks not in (1, 2):
+            problems.append(f"--looks {self.looks}: 1 or 2 was needed: more looks make false passes.")
+        if self.expected_baseline is not None and not 1 <= self.expected_baseline < math.inf:
+            problems.append(f"--expect-baseline {self.expected_baseline:g}: a τ was needed, which is at least 1.")
+        if problems:
+            raise UsageError("\n".join(problems))
+
+    @property
+    def look(self) -> Looks:
+        """The look that this is."""
+        return Looks(
+            planned=self.looks,
+            look=2 if self.first_look_sha256 else 1,
+            alpha_of_this_look=self.alpha / self.looks,
+            first_look_sha256=self.first_look_sha256,
+        )
+
+    @property
+    def confidence(self) -> float:
+        """Of the two-sided interval whose ends are the one-sided bounds that decide."""
+        return 1 - 2 * self.alpha / self.looks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What the counts alone say, before it is put into a document."""
 
     outcome: Outcome
+    rule: Rule
     reason: str
     causes: tuple[str, ...] = ()
+    difference: Difference | None = None
+    categories: tuple[Category, ...] = ()
+    power: Power | None = None
 
-    def to_json(self) -> dict[str, object]:
-        """As it stands in JSON."""
-        return {"outcome": self.outcome.value, "reason": self.reason, "causes": list(self.causes), "interval": None}
 
-
-def judge(report: ParityReport) -> Verdict:
+def judge(report: ParityReport, rules: Rules | None = None) -> Judgement:
     """The verdict on a measurement, from the counts of its walk."""
-    baseline, candidate = (
-        histogram(report.prompts, arm, "walk", report.num_speculative_tokens) for arm in ("baseline", "candidate")
-    )
-    assert baseline is not None  # the walk is always counted
-    assert candidate is not None
-    return judge_counts(baseline, candidate)
-
-
-def judge_counts(baseline: AcceptanceHistogram, candidate: AcceptanceHistogram) -> Verdict:
-    """The verdict on both drafts' walks over the same paths."""
-    tau = baseline.mean_acceptance_length
-    if tau is None or candidate.mean_acceptance_length is None:
-        return Verdict(
-            outcome=Outcome.UNUSABLE,
+    rules = rules or Rules()
+    conversations = Conversations.of(report.prompts)
+    difference = paired_difference(conversations, rules.confidence, num_resamples=rules.num_resamples, seed=rules.seed)
+    if difference is None:
+        return Judgement(
+            outcome="unusable",
+            rule="nothing evaluated",
             reason="Nothing was evaluated: no prompt of the trace has a token after its first to propose. "
             "Record a trace with longer answers.",
         )
+    power = _power(difference, rules)
+    found = _before_the_interval(report, difference, rules) or judge_difference(difference, rules, power)
+    categories = judge_categories(
+        report.prompts,
+        rules.category_margin,
+        confidence=rules.confidence,
+        bias=rules.bias.bound,
+        num_resamples=rules.num_resamples,
+        seed=rules.seed,
+    )
+    if found.rule == "interval" and rules.category_margin is not None:
+        found = _with_categories(found, categories, rules.category_margin)
+    return Judgement(
+        outcome=found.outcome,
+        rule=found.rule,
+        reason=found.reason,
+        causes=found.causes,
+        difference=difference,
+        categories=tuple(categories),
+        power=power,
+    )
+
+
+def judge_difference(difference: Difference, rules: Rules, power: Power | None = None) -> Judgement:
+    """What the interval says, once there is nothing against looking at it."""
+    said = _in_words(difference)
+    if difference.num_conversations < MIN_CONVERSATIONS:
+        return Judgement(
+            outcome="inconclusive",
+            rule="too few conversations",
+            reason=f"{said} on {difference.num_conversations} conversations: with fewer than {MIN_CONVERSATIONS} the "
+            f"interval's error is larger than it says, so it decides nothing. {_needed(power)}".rstrip(),
+        )
+    first, second = (
+        side(interval, rules.margin, rules.bias.bound) for interval in (difference.interval, difference.second_interval)
+    )
+    if first != second:
+        return Judgement(
+            outcome="inconclusive",
+            rule="methods disagree",
+            reason=f"{said}, which alone would say {first}, but {_bounds(difference.second_interval)} by the delta "
+            f"method says {second}. A verdict that two methods do not share is none. {_needed(power)}".rstrip(),
+        )
+    edge = f"−{rules.margin:.2%}"
+    tail = f" after ±{rules.bias.bound:.2%} for replay's own error" if rules.bias.bound else ""
+    reasons = {
+        "pass": f"{said}: a loss of more than {rules.margin:.2%} is excluded{tail}.",
+        "fail": f"{said}: it lies wholly below {edge}{tail}, so more is lost than the margin allows.",
+        "inconclusive": f"{said}: it holds {edge}{tail}, so a loss beyond the margin is neither shown nor excluded. "
+        f"{_needed(power)}".rstrip(),
+    }
+    return Judgement(outcome=first, rule="interval", reason=reasons[first])
+
+
+def side(interval: Interval | None, margin: float, bias: float) -> Literal["pass", "fail", "inconclusive"]:
+    """On which side of the margin an interval lies, with replay's error on both ends."""
+    if interval is None:
+        return "inconclusive"
+    if interval.low - bias > -margin:
+        return "pass"
+    return "fail" if interval.high + bias < -margin else "inconclusive"
+
+
+def _before_the_interval(report: ParityReport, difference: Difference, rules: Rules) -> Judgement | None:
+    """What makes the interval meaningless or needless."""
+    tau, expected = difference.baseline_mean_acceptance_length, rules.expected_baseline
+    other = {split: n for split, n in Counter(prompt.split for prompt in report.prompts).items() if split != "parity"}
+    if other:
+        found = ", ".join(f"{n} of {split}" for split, n in sorted(other.items()))
+        return Judgement(
+            outcome="unusable",
+            rule="evidence",
+            reason=f"The verdict takes prompts of the parity split alone, but found {found}: prompts that a scheme was "
+            "calibrated or chosen on flatter it. Record a trace with --split parity.",
+        )
     if tau <= DEAD_BASELINE_TAU:
-        return Verdict(
-            outcome=Outcome.UNUSABLE,
-            reason=f"Dead baseline: the BF16 draft's τ is {tau:.3f} ({baseline.num_accepted_tokens} tokens accepted in "
-            f"{baseline.num_drafts} drafts), and at or below {DEAD_BASELINE_TAU} it does not fit this target. "
-            "Check that the trace's target and aux layers are those the draft was trained on.",
+        return Judgement(
+            outcome="unusable",
+            rule="dead baseline",
+            reason=f"Dead baseline: the BF16 draft's τ is {tau:.3f} ({difference.baseline_num_accepted_tokens} tokens "
+            f"accepted in {difference.baseline_num_drafts} drafts), and at or below {DEAD_BASELINE_TAU} it does not "
+            "fit this target. Check that the trace's target and aux layers are those the draft was trained on.",
+        )
+    if expected is not None and abs(tau / expected - 1) > BASELINE_TOLERANCE:
+        return Judgement(
+            outcome="unusable",
+            rule="unexpected baseline",
+            reason=f"The BF16 draft's τ is {tau:.3f}, but {expected:.3f} within {BASELINE_TOLERANCE:.0%} was expected. "
+            "A fault of the set-up depresses both drafts alike and would pass as parity. "
+            "Check target, aux layers, chat template and sampling.",
         )
     # Totals, not rates: both walk the same path, on which accepted + rounds is fixed.
-    kept = candidate.num_accepted_tokens / baseline.num_accepted_tokens
-    counts = f"{candidate.num_accepted_tokens} tokens accepted where the BF16 draft has {baseline.num_accepted_tokens}"
-    if kept < COLLAPSE_SHARE:
-        return Verdict(
-            outcome=Outcome.FAIL,
-            reason=f"Acceptance collapsed: {counts} ({kept:.1%}). Rounding to FP8 does not do that: the checkpoint is "
-            "broken.",
+    before, after = difference.baseline_num_accepted_tokens, difference.candidate_num_accepted_tokens
+    if after < COLLAPSE_SHARE * before:
+        return Judgement(
+            outcome="fail",
+            rule="collapse",
+            reason=f"Acceptance collapsed: {after} tokens accepted where the BF16 draft has {before} "
+            f"({after / before:.1%}). Rounding to FP8 does not do that: the checkpoint is broken.",
             causes=COLLAPSE_CAUSES,
         )
-    return Verdict(outcome=Outcome.NOT_COLLAPSED, reason=f"{counts} ({kept:.1%}). {NO_INTERVAL}")
+    return None
+
+
+def _with_categories(found: Judgement, categories: list[Category], margin: float) -> Judgement:
+    """The verdict of the whole, once its categories gate as well."""
+    failed = [category.name for category in categories if category.outcome == "fail"]
+    undecided = [category.name for category in categories if category.outcome == "inconclusive"]
+    if failed and found.outcome != "fail":
+        return Judgement(
+            outcome="fail",
+            rule="category",
+            reason=f"{found.reason} But it loses more than {margin:.2%} in {', '.join(failed)} (Holm's correction).",
+        )
+    if undecided and found.outcome == "pass":
+        return Judgement(
+            outcome="inconclusive",
+            rule="category",
+            reason=f"{found.reason} But a loss of more than {margin:.2%} is not excluded in {', '.join(undecided)}.",
+        )
+    return found
+
+
+def _power(difference: Difference, rules: Rules) -> Power | None:
+    if not difference.standard_error or difference.num_conversations < 2:
+        return None
+    return plan(
+        difference.standard_error * difference.num_conversations**0.5,
+        difference.num_conversations,
+        difference.estimate,
+        margin=rules.margin,
+        alpha=rules.look.alpha_of_this_look,
+        at_least=MIN_CONVERSATIONS,
+    )
+
+
+def _needed(power: Power | None) -> str:
+    if power is None:
+        return ""
+    as_measured = (
+        f"; about {power.num_if_as_measured} would decide if the change is as measured"
+        if power.num_if_as_measured is not None
+        else ""
+    )
+    return (
+        f"With {power.power:.0%} probability about {power.num_if_unchanged} conversations (now "
+        f"{power.num_conversations}) would pass if nothing is lost{as_measured}."
+    )
+
+
+def _in_words(difference: Difference) -> str:
+    return f"τ changes by {difference.estimate:+.2%}, {_bounds(difference.interval)}"
+
+
+def _bounds(interval: Interval | None) -> str:
+    if interval is None:
+        return "with no interval"
+    return f"{interval.confidence:.0%} interval {interval.low:+.2%} … {interval.high:+.2%}"

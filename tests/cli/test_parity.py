@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from quark_eagle.cli.app import app
-from quark_eagle.documents import ParityReport
+from quark_eagle.documents.baseline import BaselineReport
+from quark_eagle.documents.parity import ParityReport
 from tests.parity.test_compare import to_fp8
 from tests.tiny import write_tiny_draft
 from tests.tiny_trace import write_tiny_trace
@@ -49,9 +52,9 @@ def test_parity_prints_every_rate_of_both_drafts_and_writes_the_counts(
         "conditional 0…2",
     ):
         assert words in out
-    for row in ("all (4)", "coding (2)", "math (2)", "NOT COLLAPSED:", "acceptance only, not latency"):
+    for row in ("all (4)", "coding (2)", "math (2)", "INCONCLUSIVE:", "acceptance only, not latency"):
         assert row in out
-    assert "4 prompts" in err
+    assert re.search(r"^4 prompts: about 1 s\. Reads a trace of 65\.6 kB and \d+ kB of draft weights; needs about", err)
     report = ParityReport.read(tmp_path / "parity.json")
     assert f"{report.summary.overall.walk.baseline.mean_acceptance_length:.3f}" in out
 
@@ -73,14 +76,114 @@ def test_a_dead_baseline_exits_with_5_and_leaves_its_counts(three: tuple[str, st
     assert (tmp_path / "parity.json").is_file()
 
 
-def test_json_is_one_object_with_its_verdict_and_nothing_else(three: tuple[str, str, str], tmp_path: Path) -> None:
+def test_json_is_one_object_and_the_estimate_stays_on_stderr(three: tuple[str, str, str], tmp_path: Path) -> None:
     draft, _, trace = three
     code, out, err = run(draft, draft, "--trace", trace, "--output", tmp_path / "parity.json", "--json", "--walk-only")
     document = json.loads(out)
-    assert (code, err) == (0, "")
+    assert (code, err.count("\n")) == (0, 1)
+    assert "Reads a trace of" in err
     assert document["schema_version"] == 1
-    assert document["verdict"]["outcome"] == "not collapsed"
+    assert document["output"] == str(tmp_path / "parity.json")
     assert document["summary"]["overall"]["every_start"] is None
+
+
+def test_a_baseline_is_stored_once_and_then_only_the_candidate_is_named(
+    three: tuple[str, str, str], tmp_path: Path
+) -> None:
+    draft, fp8, trace = three
+    stored, report = tmp_path / "baseline.json", tmp_path / "parity.json"
+    code, out, _ = run(draft, "--trace", trace, "--update-baseline", stored, "--output", report)
+    assert code == 0
+    assert re.search(r"draft: τ \d\.\d{3} of the walk at k = 3 over 4 prompts", out)
+    assert not report.exists(), "a stored baseline is no comparison"
+    code, out, _ = run(fp8, "--trace", trace, "--baseline-report", stored, "--output", report)
+    assert code == 0
+    assert f"The baseline's counts are stored ({stored}" in out
+    assert ParityReport.read(report).provenance.stored_baseline is not None
+
+
+def test_a_comparison_can_store_its_baseline_as_well_and_update_it(three: tuple[str, str, str], tmp_path: Path) -> None:
+    draft, fp8, trace = three
+    stored, report = tmp_path / "baseline.json", tmp_path / "parity.json"
+    for _ in range(2):
+        arguments = (draft, fp8, "--trace", trace, "--update-baseline", stored, "--output", report, "--overwrite")
+        code, out, _ = run(*arguments)
+        assert code == 0
+        assert f"Stored baseline: {stored}" in out
+    assert BaselineReport.read(stored) == BaselineReport.of(ParityReport.read(report))
+
+
+def test_a_stale_baseline_exits_with_5_and_writes_nothing(three: tuple[str, str, str], tmp_path: Path) -> None:
+    draft, fp8, trace = three
+    stored, report = tmp_path / "baseline.json", tmp_path / "parity.json"
+    run(draft, "--trace", trace, "--update-baseline", stored, "--json")
+    code, _, err = run(fp8, "--trace", trace, "--baseline-report", stored, "--output", report, "-k", "4")
+    assert code == 5
+    assert "k: wanted 4 (this measurement), found 3 (stored)." in err
+    assert not report.exists()
+
+
+def test_a_baseline_from_another_processor_is_used_with_a_warning(three: tuple[str, str, str], tmp_path: Path) -> None:
+    draft, fp8, trace = three
+    stored = tmp_path / "baseline.json"
+    run(draft, "--trace", trace, "--update-baseline", stored)
+    content = json.loads(stored.read_text())
+    content["provenance"]["arch"] = "aarch64 NEON"
+    stored.write_text(json.dumps(content))
+    arguments = (fp8, "--trace", trace, "--baseline-report", stored, "--output", tmp_path / "parity.json")
+    code, _, err = run(*arguments)
+    assert code == 0
+    assert "Warning: stored baseline, processor: here" in err
+    assert "stored aarch64 NEON" in err
+
+
+@pytest.mark.parametrize(
+    ("drafts", "options", "message", "code"),
+    [
+        ((0,), (), r"BASELINE and CANDIDATE were needed, but 1 draft\(s\) are named", 2),
+        ((0, 1, 1), (), r"but 3 draft\(s\) are named", 2),
+        ((0, 1), ("--baseline-report", "there.json"), "name CANDIDATE alone, not 2 drafts", 2),
+        ((1,), ("--baseline-report", "there.json", "--update-baseline", "new.json"), "Give one of them", 2),
+        ((1,), ("--baseline-report", "none.json"), "none.json: is no file, but a stored baseline was needed", 5),
+        ((0,), ("--update-baseline", "there.json"), "exists and is no stored baseline", 2),
+    ],
+)
+def test_the_drafts_named_are_those_that_the_options_leave(
+    three: tuple[str, str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    drafts: tuple[int, ...],
+    options: tuple[str, ...],
+    message: str,
+    code: int,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.json").write_text("{}")
+    found, _, err = run(*(three[i] for i in drafts), "--trace", three[2], *options)
+    assert found == code
+    assert re.search(message, err)
+
+
+def test_drawn_proposals_are_refused_on_a_greedy_trace_and_measured_on_a_sampled_one(
+    three: tuple[str, str, str], tmp_path: Path
+) -> None:
+    draft, fp8, trace = three
+    report = tmp_path / "parity.json"
+    arguments = ("--draft-sample-method", "probabilistic", "--output", report)
+    code, _, err = run(draft, fp8, "--trace", trace, *arguments)
+    assert code == 2
+    assert "recorded at temperature 0" in err
+    sampled = shutil.copytree(trace, tmp_path / "sampled")
+    document = json.loads((sampled / "trace.json").read_text())
+    document["sampling"]["temperature"] = 0.7
+    (sampled / "trace.json").write_text(json.dumps(document))
+    code, out, _ = run(draft, draft, "--trace", sampled, *arguments)
+    assert code == 0
+    assert "both were judged by the same uniform numbers" in out
+    found = ParityReport.read(report)
+    assert found.provenance.draft_sample_method == "probabilistic"
+    assert found.summary.num_proposals_compared is None
+    assert all(prompt.baseline == prompt.candidate for prompt in found.prompts), "a draft against itself"
 
 
 def test_an_existing_report_is_refused_before_the_work_and_kept(three: tuple[str, str, str], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quark_eagle.documents import ParityReport
+from quark_eagle.documents.parity import ParityReport
 from quark_eagle.errors import CheckpointError, TraceMismatchError
 from quark_eagle.fp8 import quantize_per_channel
 from quark_eagle.parity.compare import Comparison, combined_once

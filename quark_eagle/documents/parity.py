@@ -1,4 +1,4 @@
-"""The JSON documents that commands write and other programs read: `parity.json`, schema version 1.
+"""`parity.json`, schema version 1: what two drafts got accepted on one path.
 
 Every rate travels with the counts it is made of, no data is null (JSON has no NaN), keys are the glossary's names, and
 provenance says everything that is needed to measure again. Per prompt and arm the acceptance histogram is kept, so
@@ -8,25 +8,14 @@ that another decision can be taken later without measuring again.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from quark_eagle.errors import QuarkEagleError, StorageError, UsageError, findings
+from quark_eagle.documents.base import Count, Document, Sha256, read_document
 
 PARITY_SCHEMA_VERSION = 1
-
-Count = Annotated[int, Field(ge=0)]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
-class Document(BaseModel):
-    """A part of a document: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class PromptAcceptance(Document):
@@ -49,8 +38,9 @@ class PromptResult(Document):
     Attributes:
         sha256: of the prompt as it was given to the target.
         num_generated_tokens: T; the first came from prefill.
-        num_proposals_compared: places where both drafts proposed a token.
-        num_proposals_shared: of these, the places where it was the same token.
+        num_proposals_compared: places where both drafts proposed a token; null where no two proposals could be laid
+            side by side: a stored baseline has only counts, and a probabilistic draft proposes a distribution.
+        num_proposals_shared: of these, the places where it was the same token; null with the other.
     """
 
     id: str
@@ -58,10 +48,31 @@ class PromptResult(Document):
     category: str
     split: str
     num_generated_tokens: Count
-    num_proposals_compared: Count
-    num_proposals_shared: Count
+    num_proposals_compared: Count | None
+    num_proposals_shared: Count | None
     baseline: PromptAcceptance
     candidate: PromptAcceptance
+
+
+class StepBytes(Document):
+    """Weights that a draft step reads, in bytes: what a step costs at small batches.
+
+    Attributes:
+        layers: read in every step, as `head` is.
+        head: of the draft or, where it has none, of the target.
+        embedding: one row.
+        first_step: read in the first step of a round only: `fc` and its norms.
+    """
+
+    layers: Count
+    head: Count
+    embedding: Count
+    first_step: Count
+
+    @property
+    def every_step(self) -> int:
+        """What every step reads."""
+        return self.layers + self.head + self.embedding
 
 
 class Arm(Document):
@@ -72,6 +83,7 @@ class Arm(Document):
         config_sha256: of its config.json.
         weight_dtype: of its decoder layer's linear weights, in safetensors' spelling.
         miscast: modules whose weight the engine casts into a dtype it was not written in; computed as the engine would.
+        step_bytes: what a draft step reads of it.
     """
 
     name: str
@@ -80,6 +92,31 @@ class Arm(Document):
     family: str
     weight_dtype: str
     miscast: list[str]
+    step_bytes: StepBytes
+
+
+DraftSampleMethod = Literal["greedy", "probabilistic"]
+"""vLLM's words: the draft proposes its argmax, or a draw from its distribution at the request's temperature."""
+
+
+class StoredBaseline(Document):
+    """Where the baseline's counts come from, if the draft itself was not replayed in this measurement.
+
+    Attributes:
+        file: that holds them.
+        sha256: of the file.
+        created: when it was measured.
+        engine: what computed it, with its build.
+        arch: of the machine that computed it.
+        noted: what differs from this measurement without making the counts unfit, in words.
+    """
+
+    file: str
+    sha256: Sha256
+    created: str
+    engine: str
+    arch: str
+    noted: list[str]
 
 
 class Provenance(Document):
@@ -94,7 +131,9 @@ class Provenance(Document):
         target: as the trace identifies it.
         sampling: as the trace was recorded.
         recorded_with: engine, dtype and versions of the recording.
-        seconds: spent replaying both drafts.
+        seconds: spent replaying.
+        draft_sample_method: how the drafts propose.
+        stored_baseline: where the baseline's counts come from; null where both drafts were replayed here.
     """
 
     created: str
@@ -112,6 +151,8 @@ class Provenance(Document):
     sampling: dict[str, Any]
     recorded_with: dict[str, Any]
     seconds: float
+    draft_sample_method: DraftSampleMethod = "greedy"
+    stored_baseline: StoredBaseline | None = None
 
 
 class Rates(Document):
@@ -167,8 +208,8 @@ class Summary(Document):
     overall: Population
     categories: dict[str, Population]
     tau_curve: list[TauPoint] | None
-    num_proposals_compared: Count
-    num_proposals_shared: Count
+    num_proposals_compared: Count | None
+    num_proposals_shared: Count | None
 
 
 class ParityReport(Document):
@@ -185,7 +226,7 @@ class ParityReport(Document):
     @model_validator(mode="after")
     def _counts_fit(self) -> ParityReport:
         k = self.num_speculative_tokens
-        problems = [problem for prompt in self.prompts for problem in _count_problems(prompt, k)]
+        problems = [problem for prompt in self.prompts for problem in _prompt_problems(prompt, k)]
         if problems:
             raise ValueError("; ".join(problems[:5]))
         return self
@@ -198,75 +239,47 @@ class ParityReport(Document):
             StorageError: the file may not be read.
             QuarkEagleError: it is not such a document, or its counts contradict themselves.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise StorageError(
-                f"{path}: could not be read ({error}). Point at a parity.json written by `quark-eagle parity`."
-            ) from error
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            problems = [f"{'.'.join(map(str, it['loc'])) or 'document'}: {it['msg']}." for it in error.errors()[:10]]
-            advice = f"It is not a parity.json of schema version {PARITY_SCHEMA_VERSION}. Measure again."
-            raise QuarkEagleError(findings(str(path), problems, advice)) from error
+        return read_document(cls, path, f"parity.json of schema version {PARITY_SCHEMA_VERSION}", "quark-eagle parity")
 
     def to_json(self) -> str:
         """The file's text: one line for each prompt, so that a diff of two reports shows which prompts changed."""
-        content = self.model_dump(mode="json")
-        prompts = ",\n".join(f"  {json.dumps(prompt, ensure_ascii=False)}" for prompt in content.pop("prompts"))
-        head = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
-        return f'{head},\n "prompts": [\n{prompts}\n ]\n}}\n'
+        return one_line_a_prompt(self)
 
 
-def _count_problems(prompt: PromptResult, k: int) -> list[str]:
-    """Where a prompt's counts break what must hold of them: lengths k + 1, and accepted + rounds = T - 1."""
+def one_line_a_prompt(document: Document) -> str:
+    """The text of a document that has ``prompts``, each on a line of its own."""
+    content = document.model_dump(mode="json")
+    prompts = ",\n".join(f"  {json.dumps(prompt, ensure_ascii=False)}" for prompt in content.pop("prompts"))
+    head = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
+    return f'{head},\n "prompts": [\n{prompts}\n ]\n}}\n'
+
+
+def count_problems(
+    who: str, num_generated_tokens: int, counts: PromptAcceptance, num_speculative_tokens: int
+) -> list[str]:
+    """Where one draft's counts on one prompt break what must hold of them.
+
+    A histogram has k + 1 counts, and on a path of T tokens accepted + rounds = T - 1, at every k.
+    """
+    k, emitted = num_speculative_tokens, max(0, num_generated_tokens - 1)
+    if any(len(row) != k + 1 for row in (counts.walk, counts.every_start) if row is not None):
+        return [f"{who}: a histogram for k = {k} has {k + 1} counts"]
     problems = []
-    emitted = max(0, prompt.num_generated_tokens - 1)
-    for name, arm in (("baseline", prompt.baseline), ("candidate", prompt.candidate)):
-        if any(len(counts) != k + 1 for counts in (arm.walk, arm.every_start) if counts is not None):
-            problems.append(f"prompt {prompt.id}, {name}: a histogram for k = {k} has {k + 1} counts")
-        elif sum((j + 1) * count for j, count in enumerate(arm.walk)) != emitted:
-            problems.append(f"prompt {prompt.id}, {name}: accepted + rounds is not {emitted}, the tokens but one")
-    if prompt.num_proposals_shared > prompt.num_proposals_compared:
-        problems.append(f"prompt {prompt.id}: more proposals shared than compared")
+    if sum((j + 1) * count for j, count in enumerate(counts.walk)) != emitted:
+        problems.append(f"{who}: accepted + rounds is not {emitted}, the tokens but one")
+    curve = counts.walk_num_drafts
+    if curve is not None and len(curve) >= k and curve[k - 1] != sum(counts.walk):
+        problems.append(f"{who}: {curve[k - 1]} rounds at k = {k} in walk_num_drafts, but {sum(counts.walk)} in walk")
     return problems
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Check before the work that its document may be written.
-
-    Raises:
-        UsageError: it exists and may not be replaced, is a directory, or its directory does not exist.
-    """
-    if path.is_dir():
-        raise UsageError(f"{path}: is a directory, but a file name was needed. Name the file to write.")
-    if path.exists() and not overwrite:
-        raise UsageError(f"{path}: exists, and nothing existing is touched. Choose another name, or pass --overwrite.")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path}: its directory does not exist. Create it, or choose another name.")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a document whole or not at all: beside its place first, then renamed.
-
-    Raises:
-        StorageError: the disk is full, or the directory may not be written to.
-    """
-    handle, beside = -1, ""
-    try:
-        handle, beside = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(beside).chmod(0o644)  # mkstemp makes it private
-        Path(beside).replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"{path}: could not be written ({error.strerror}); it needs {len(text.encode())} bytes. "
-            "What was there before is unchanged. Free some space or choose another place."
-        ) from error
-    finally:
-        if beside:
-            Path(beside).unlink(missing_ok=True)
+def _prompt_problems(prompt: PromptResult, k: int) -> list[str]:
+    problems = []
+    for name, counts in (("baseline", prompt.baseline), ("candidate", prompt.candidate)):
+        problems += count_problems(f"prompt {prompt.id}, {name}", prompt.num_generated_tokens, counts, k)
+    compared, shared = prompt.num_proposals_compared, prompt.num_proposals_shared
+    if (compared is None) != (shared is None):
+        problems.append(f"prompt {prompt.id}: proposals compared and shared are both known or both null")
+    elif compared is not None and shared is not None and shared > compared:
+        problems.append(f"prompt {prompt.id}: more proposals shared than compared")
+    return problems

@@ -1,0 +1,1 @@
+"""The JSON documents that commands write and other programs read."""

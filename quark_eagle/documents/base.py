@@ -1,0 +1,94 @@
+"""What all documents share: strictness, how one is read, and how its file is written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quark_eagle.errors import QuarkEagleError, StorageError, UsageError, findings
+
+Count = Annotated[int, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Document(BaseModel):
+    """A part of a document: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+DocumentT = TypeVar("DocumentT", bound=Document)
+
+
+def read_document(cls: type[DocumentT], path: Path, what: str, writer: str) -> DocumentT:
+    """The document in a file.
+
+    Args:
+        cls: its type.
+        path: of the file.
+        what: it should be, as a person calls it: "parity.json of schema version 1".
+        writer: the command that writes such a file.
+
+    Raises:
+        StorageError: the file may not be read.
+        QuarkEagleError: it is not such a document, or contradicts itself.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"{path}: could not be read ({error}). Point at a {what}, written by `{writer}`.") from error
+    try:
+        return cls.model_validate_json(text)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, it['loc'])) or 'document'}: {it['msg']}." for it in error.errors()[:10]]
+        raise QuarkEagleError(
+            findings(str(path), problems, f"It is not a {what}. Make it again with `{writer}`.")
+        ) from error
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Check before the work that its document may be written.
+
+    Raises:
+        UsageError: it exists and may not be replaced, is a directory, or its directory does not exist.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path}: is a directory, but a file name was needed. Name the file to write.")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path}: exists, and nothing existing is touched. Choose another name, or pass --overwrite.")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: its directory does not exist. Create it, or choose another name.")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a document whole or not at all; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: beside its place first, then renamed.
+
+    Raises:
+        StorageError: the disk is full, or the directory may not be written to.
+    """
+    handle, beside = -1, ""
+    try:
+        handle, beside = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(beside).chmod(0o644)  # mkstemp makes it private
+        Path(beside).replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: could not be written ({error.strerror}); it needs {len(content)} bytes. "
+            "What was there before is unchanged. Free some space or choose another place."
+        ) from error
+    finally:
+        if beside:
+            Path(beside).unlink(missing_ok=True)

@@ -1,0 +1,155 @@
+"""Gate: a measurement and the rules it is judged by → the verdict's document. Needs neither torch nor the drafts."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+from quark_eagle import __version__
+from quark_eagle.documents.parity import ParityReport
+from quark_eagle.documents.verdict import EXIT_CODES, Evidence, Verdict, Worth
+from quark_eagle.errors import QuarkEagleError, UsageError
+from quark_eagle.parity.verdict import Rules, judge
+
+
+def gate(
+    report: ParityReport,
+    rules: Rules,
+    *,
+    parity: Path,
+    worth: Worth | None = None,
+    command_line: Sequence[str] = (),
+) -> Verdict:
+    """The verdict on a measurement, with everything that it stands on.
+
+    Args:
+        report: of the measurement.
+        rules: by which it is judged.
+        parity: where the report lies, for the record.
+        worth: what FP8 can gain.
+        command_line: for the record.
+
+    Raises:
+        UsageError: a second look sees no more than the first did.
+    """
+    evidence_sha256 = hashlib.sha256(report.to_json().encode()).hexdigest()
+    if evidence_sha256 == rules.first_evidence_sha256:
+        raise UsageError(
+            f"{parity}: is what the first look saw, but a second look sees more. Record more prompts and measure again."
+        )
+    found = judge(report, rules)
+    return Verdict(
+        schema_version=1,
+        outcome=found.outcome,
+        exit_code=EXIT_CODES[found.outcome],
+        rule=found.rule,
+        reason=found.reason,
+        causes=list(found.causes),
+        margin=rules.margin,
+        alpha=rules.alpha,
+        looks=rules.look,
+        bias=rules.bias,
+        expected_baseline=rules.expected_baseline,
+        difference=found.difference,
+        categories=list(found.categories),
+        power=found.power,
+        worth=worth,
+        evidence=Evidence(
+            parity=str(parity),
+            parity_sha256=evidence_sha256,
+            num_speculative_tokens=report.num_speculative_tokens,
+            num_prompts=len(report.prompts),
+            splits=dict(sorted(Counter(prompt.split for prompt in report.prompts).items())),
+            baseline=report.baseline,
+            candidate=report.candidate,
+            provenance=report.provenance,
+        ),
+        created=_now(),
+        command_line=list(command_line),
+        versions=_versions(),
+    )
+
+
+def not_evaluated(error: QuarkEagleError, rules: Rules, *, command_line: Sequence[str] = ()) -> Verdict:
+    """The verdict where there was nothing to judge: unusable, with the error as its reason."""
+    return Verdict(
+        schema_version=1,
+        outcome="unusable",
+        exit_code=EXIT_CODES["unusable"],
+        rule="not evaluated",
+        reason=str(error),
+        causes=[],
+        margin=rules.margin,
+        alpha=rules.alpha,
+        looks=rules.look,
+        bias=rules.bias,
+        expected_baseline=rules.expected_baseline,
+        difference=None,
+        categories=[],
+        power=None,
+        worth=None,
+        evidence=None,
+        created=_now(),
+        command_line=list(command_line),
+        versions=_versions(),
+    )
+
+
+def first_look(path: Path, rules: Rules) -> Rules:
+    """The rules of the second look that a first one planned.
+
+    Raises:
+        UsageError: the first look planned no second, decided already, or was taken by other rules.
+        QuarkEagleError: the file is not a verdict.
+    """
+    first = Verdict.read(path)
+    problems = []
+    if first.looks.planned != 2:
+        problems.append("it planned one look (`--looks 2` plans two, before the first).")
+    if first.looks.look != 1:
+        problems.append("it was the second look already.")
+    if first.outcome != "inconclusive":
+        problems.append(f"it decided: {first.outcome}. Looking again until the answer changes makes false passes.")
+    problems += [
+        f"its {name} was {before}, but {now} is wanted now."
+        for name, before, now in _rules_of_both(first, rules)
+        if before != now
+    ]
+    if problems:
+        raise UsageError("\n".join([f"--after {path}: no second look can follow this verdict.", *problems]))
+    return replace(
+        rules,
+        looks=2,
+        first_look_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        first_evidence_sha256=first.evidence.parity_sha256 if first.evidence is not None else None,
+    )
+
+
+def _rules_of_both(first: Verdict, rules: Rules) -> list[tuple[str, object, object]]:
+    """(name, the first look's, now's) of every rule that has to stay."""
+    return [
+        ("margin", first.margin, rules.margin),
+        ("alpha", first.alpha, rules.alpha),
+        ("category margin", next((c.margin for c in first.categories), None), rules.category_margin),
+        ("bias", first.bias.bound, rules.bias.bound),
+        ("expected baseline", first.expected_baseline, rules.expected_baseline),
+    ]
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "quark_eagle": __version__,
+        "python": platform.python_version(),
+        "numpy": metadata.version("numpy"),
+        "scipy": metadata.version("scipy"),
+    }

@@ -1,0 +1,262 @@
+"""Measurement: drafts and a trace that fit each other, loaded, and replayed prompt by prompt.
+
+One draft or two: all of them are replayed on a prompt before the next one is read, so memory holds one prompt's states
+(after a walk-only measurement: one group's) whatever the length of the trace. What two drafts have in common is held
+once.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from importlib import metadata
+from typing import Any, Literal
+
+import torch
+
+from quark_eagle import __version__
+from quark_eagle.documents.parity import DraftSampleMethod, PromptAcceptance, Provenance, StoredBaseline
+from quark_eagle.errors import CheckpointError
+from quark_eagle.model.eagle3 import Eagle3Draft
+from quark_eagle.model.linear import KEEP_WIDENED_BYTES, cpu_multiplies_bf16
+from quark_eagle.parity.acceptance import every_start_histogram, walk, walk_histogram
+from quark_eagle.parity.replay import PromptReplay, replay, replay_walk
+from quark_eagle.parity.sampled import ProbabilisticDraft
+from quark_eagle.parity.side import Side, require_fits
+from quark_eagle.progress import SILENT, Progress
+from quark_eagle.trace.target_trace import TargetTrace, TracedPrompt
+
+CURVE_LENGTH = 8  # τ is printed for k = 1 … 8, all from one replay
+WALK_GROUP_TOKENS = 16384  # prompts replayed together by a walk-only measurement
+PROBED_WALKS = 8  # prompts that its duration is estimated from
+PROCESS_BYTES = 400 << 20  # Python with torch, and the blocks that products are made in
+
+DtypeName = Literal["auto", "bfloat16", "float32"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How drafts are replayed.
+
+    Attributes:
+        num_speculative_tokens: k of the histograms.
+        dtype: of activations; auto is bfloat16, as engines run.
+        walk_only: replay only the starts that a server visits: no every-start counts, no τ curve.
+        draft_sample_method: whether a draft proposes its argmax or a draw from its distribution.
+    """
+
+    num_speculative_tokens: int = 3
+    dtype: DtypeName = "auto"
+    walk_only: bool = False
+    draft_sample_method: DraftSampleMethod = "greedy"
+
+    @property
+    def activations(self) -> torch.dtype:
+        """The dtype of activations."""
+        return torch.float32 if self.dtype == "float32" else torch.bfloat16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a measurement will take: an estimate, the time from a probe, the rest from sizes.
+
+    Attributes:
+        seconds: of replay, at most.
+        trace_bytes: of the trace's files, read once.
+        draft_bytes: of the drafts' files, read once to be hashed and once to be computed with.
+        memory_bytes: of resident memory at its peak; files are mapped, so part of it can be dropped again.
+    """
+
+    seconds: float
+    trace_bytes: int
+    draft_bytes: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Drafts and a trace that fit each other, ready to be replayed."""
+
+    sides: tuple[Side, ...]
+    drafts: tuple[Eagle3Draft, ...]
+    trace: TargetTrace
+    settings: Settings
+    method: ProbabilisticDraft | None
+
+    @classmethod
+    def open(cls, sides: Sequence[tuple[str, Side]], trace: TargetTrace, settings: Settings) -> Measurement:
+        """Check and load.
+
+        Args:
+            sides: the drafts, each with the part it plays: "baseline" or "candidate".
+            trace: to replay them over.
+            settings: how.
+
+        Raises:
+            CheckpointError: a draft cannot be replayed, or the baseline is quantized.
+            TraceMismatchError: the trace does not fit a draft.
+            UsageError: probabilistic proposals on a greedy path.
+        """
+        for part, side in sides:
+            if part == "baseline" and side.checkpoint.is_quantized:
+                raise CheckpointError(
+                    f"{side.checkpoint.directory}: is quantized, but the baseline is the BF16 draft that the candidate "
+                    "was made from. What is lost could not be seen. Give the BF16 draft first and the FP8 draft second."
+                )
+        is_greedy = settings.draft_sample_method == "greedy"
+        method = None if is_greedy else ProbabilisticDraft.along(trace.sampling)
+        require_fits(trace, sides)
+        drafts: list[Eagle3Draft] = []
+        for _, side in sides:
+            like = drafts[0] if drafts else None
+            drafts.append(
+                Eagle3Draft.load(
+                    side.checkpoint,
+                    side.layout,
+                    trace.rows.weights,
+                    settings.activations,
+                    like=like,
+                    miscast=side.miscast,
+                )
+            )
+        return cls(
+            sides=tuple(side for _, side in sides), drafts=tuple(drafts), trace=trace, settings=settings, method=method
+        )
+
+    def estimate(self) -> Estimate:
+        """What replaying all prompts will take; the time from replaying one of median length.
+
+        For the walk some prompts are replayed together, as in earnest more of them are.
+        """
+        infos = self.trace.prompts
+        by_length = sorted(range(len(infos)), key=lambda i: infos[i].num_tokens)
+        middle, many = len(infos) // 2, PROBED_WALKS if self.settings.walk_only else 1
+        probed = by_length[middle : middle + many]
+        started = time.perf_counter()
+        self._replay([self.trace.prompt(i) for i in probed])
+        seconds = time.perf_counter() - started
+        share = sum(infos[i].num_tokens for i in probed) / max(1, sum(info.num_tokens for info in infos))
+        draft_bytes = sum(side.checkpoint.size_bytes for side in self.sides)
+        return Estimate(
+            seconds=seconds / share if share else 0.0,
+            trace_bytes=self.trace.size_bytes,
+            draft_bytes=draft_bytes,
+            memory_bytes=PROCESS_BYTES + self._weight_bytes() + self._group_bytes(),
+        )
+
+    def replays(self, progress: Progress = SILENT) -> Iterator[tuple[TracedPrompt, tuple[PromptReplay, ...]]]:
+        """Every prompt of the trace, with what each draft does on it."""
+        what = "replay both drafts" if len(self.drafts) == 2 else "replay the draft"
+        with progress.task(what, len(self.trace), "prompt") as task:
+            for group in self._groups():
+                yield from zip(group, zip(*self._replay(group), strict=True), strict=True)
+                task.advance(len(group))
+
+    def acceptance(self, replayed: PromptReplay) -> PromptAcceptance:
+        """One draft's counts on one prompt."""
+        k, matched = self.settings.num_speculative_tokens, replayed.matched.tolist()
+        if self.settings.walk_only:
+            return PromptAcceptance(walk=walk_histogram(matched, k), every_start=None, walk_num_drafts=None)
+        return PromptAcceptance(
+            walk=walk_histogram(matched, k),
+            every_start=every_start_histogram(matched, k),
+            walk_num_drafts=[len(walk(matched, smaller)) for smaller in range(1, max(k, CURVE_LENGTH) + 1)],
+        )
+
+    def _groups(self) -> Iterator[list[TracedPrompt]]:
+        """One prompt at a time; for the walk as many as share the linear layers without filling memory."""
+        group: list[TracedPrompt] = []
+        size = 0
+        for traced in self.trace:
+            if group and size + traced.info.num_tokens > (WALK_GROUP_TOKENS if self.settings.walk_only else 0):
+                yield group
+                group, size = [], 0
+            group.append(traced)
+            size += traced.info.num_tokens
+        if group:
+            yield group
+
+    def _replay(self, group: list[TracedPrompt]) -> list[list[PromptReplay]]:
+        """For each draft, the replays of a group of prompts."""
+        k = self.settings.num_speculative_tokens
+        if len(self.drafts) == 2:
+            group = [combined_once(traced, *self.drafts) for traced in group]
+        if self.settings.walk_only:
+            return [replay_walk(draft, group, k, self.method) for draft in self.drafts]
+        longest = max(k, CURVE_LENGTH)
+        return [[replay(draft, traced, longest, self.method) for traced in group] for draft in self.drafts]
+
+    def _weight_bytes(self) -> int:
+        """Of all tensors, those that two drafts share once, and of the float32 copies that products keep of them."""
+        tensors = {id(tensor): tensor for draft in self.drafts for tensor in draft.weights.values()}
+        held = sum(tensor.nbytes for tensor in tensors.values())
+        if cpu_multiplies_bf16() or self.settings.activations == torch.float32:
+            return held
+        weights = {id(linear.weight): linear.weight for draft in self.drafts for linear in draft.linears.values()}
+        widened = (4 * weight.numel() for weight in weights.values() if weight.dtype != torch.float32)
+        return held + sum(size for size in widened if size <= KEEP_WIDENED_BYTES)
+
+    def _group_bytes(self) -> int:
+        """Of the states of prompts replayed together, as the trace holds them and as one draft at a time needs them."""
+        lengths = [info.num_tokens for info in self.trace.prompts]
+        tokens = max([0, *lengths])
+        if self.settings.walk_only:
+            tokens = max(tokens, min(WALK_GROUP_TOKENS, sum(lengths)))
+        geometry, states = self.sides[0].layout.geometry, self.trace.states
+        needed = 2 * geometry.hidden_size + 2 * geometry.num_key_value_heads * geometry.head_dim
+        return tokens * (states.width * (4 if states.dtype == "float32" else 2) + needed * 2)
+
+
+def provenance(
+    trace: TargetTrace,
+    settings: Settings,
+    command_line: Sequence[str] = (),
+    *,
+    seconds: float = 0.0,
+    stored_baseline: StoredBaseline | None = None,
+) -> Provenance:
+    """What is measured with what, on this machine."""
+    return Provenance(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        command_line=list(command_line),
+        versions={
+            "quark_eagle": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "safetensors": metadata.version("safetensors"),
+        },
+        arch=f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        num_threads=torch.get_num_threads(),
+        engine=f"quark-eagle replay {__version__}, torch {torch.__version__}",
+        dtype=str(settings.activations).removeprefix("torch."),
+        walk_only=settings.walk_only,
+        trace=str(trace.directory),
+        trace_sha256=trace.sha256,
+        prompts_sha256=trace.document.prompts_sha256,
+        target=_plain(asdict(trace.target)),
+        sampling=_plain(asdict(trace.sampling)),
+        recorded_with=_plain(dict(trace.provenance)),
+        seconds=round(seconds, 3),
+        draft_sample_method=settings.draft_sample_method,
+        stored_baseline=stored_baseline,
+    )
+
+
+@torch.inference_mode()
+def combined_once(traced: TracedPrompt, first: Eagle3Draft, second: Eagle3Draft) -> TracedPrompt:
+    """The prompt with its aux states combined by ``fc``, if that and the norms before it are the same tensors."""
+    names = [name for name in first.weights | second.weights if name.startswith(("fc.", "fc_norm.", "input_norm."))]
+    shared = all(first.weights.get(name) is second.weights.get(name) for name in names)
+    if traced.aux_hidden_states is None or not shared:
+        return traced
+    return replace(traced, aux_hidden_states=None, projected=first.combine(traced.aux_hidden_states))
+
+
+def _plain(value: object) -> dict[str, Any]:
+    """A value of the trace as it stands in JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(value))
+    return plain

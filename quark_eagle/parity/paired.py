@@ -1,0 +1,220 @@
+"""PairedDifference: the relative change of walk τ between two drafts on the same paths, with its interval.
+
+τ is a ratio of sums, so the change is one of totals: with E tokens emitted in R rounds, (E_c / R_c) / (E_b / R_b) - 1;
+on one path E_c = E_b and it is R_b / R_c - 1. Positions of one conversation are correlated, so the conversation is what
+is resampled, both drafts' counts of it together (paired), and within its category (stratified), because the mix of
+categories was chosen and not drawn. Small categories are resampled together.
+
+Two roads to the interval: a BCa bootstrap (Efron 1987; `scipy.stats.bootstrap`), whose ends decide, and a t interval
+of log(1 + change) by the delta method. A verdict that they do not share is none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from quark_eagle.documents.parity import PromptAcceptance, PromptResult
+from quark_eagle.documents.verdict import Difference, Interval
+
+NUM_RESAMPLES = 9999
+MIN_STRATUM = 20
+"""Conversations of one stratum at least: a bootstrap within n of them has (n - 1) / n of the true variance. In
+simulation strata of six or seven turn the one-sided error at 64 conversations from 5 % into 8 %."""
+_ROUNDING = 1e-12  # a standard error below it is of conversations that are all alike
+_BATCH = 2000  # resamples held at once: 330 conversations of them are 21 MB
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversations:
+    """What both drafts did on each of C conversations, in an order of their own.
+
+    Attributes:
+        counts: [C, 4] int64: tokens emitted and rounds made by the baseline, then by the candidate.
+        strata: [C] int64: which conversations are resampled together.
+        num_prompts: turns of all conversations.
+    """
+
+    counts: IntArray
+    strata: IntArray
+    num_prompts: int
+
+    @classmethod
+    def of(cls, prompts: Sequence[PromptResult]) -> Conversations:
+        """Of a report's prompts; turns of one conversation are added up. The order of prompts does not matter."""
+        gathered: dict[tuple[str, str], IntArray] = {}
+        for prompt in prompts:
+            key = (prompt.category, prompt.id)
+            row = np.array([*_emitted_and_rounds(prompt.baseline), *_emitted_and_rounds(prompt.candidate)])
+            gathered[key] = gathered.get(key, np.zeros(4, np.int64)) + row
+        keys = sorted(gathered)
+        return cls(
+            counts=np.array([gathered[key] for key in keys], dtype=np.int64).reshape(len(keys), 4),
+            strata=strata_of([category for category, _ in keys]),
+            num_prompts=len(prompts),
+        )
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def identical(self) -> bool:
+        """Whether both drafts did the same on every conversation."""
+        return bool((self.counts[:, :2] == self.counts[:, 2:]).all())
+
+
+def strata_of(categories: Sequence[str]) -> IntArray:
+    """[C] int64: a stratum for each category of `MIN_STRATUM` conversations and more; the others share the first."""
+    sizes = Counter(categories)
+    large = [name for name, size in sizes.items() if size >= MIN_STRATUM]
+    numbers = {name: place for place, name in enumerate(large, start=1)}
+    left_over = len(categories) - sum(sizes[name] for name in large)
+    shared = 0 if left_over >= MIN_STRATUM or not large else 1  # too few to stand alone: they join another
+    return np.array([numbers.get(name, shared) for name in categories], dtype=np.int64)
+
+
+def paired_difference(
+    conversations: Conversations, confidence: float, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> Difference | None:
+    """The change and both its intervals; None if a draft made no round.
+
+    Args:
+        conversations: counts of both drafts.
+        confidence: of the two-sided interval: 0.90 has one-sided 95 % bounds.
+        num_resamples: of the bootstrap.
+        seed: of the bootstrap.
+    """
+    totals = conversations.counts.sum(axis=0)
+    if (totals[[1, 3]] == 0).any():
+        return None
+    error = standard_error(conversations)
+    return Difference(
+        num_prompts=conversations.num_prompts,
+        num_conversations=len(conversations),
+        num_strata=len(set(conversations.strata.tolist())),
+        baseline_num_drafts=int(totals[1]),
+        candidate_num_drafts=int(totals[3]),
+        baseline_num_accepted_tokens=int(totals[0] - totals[1]),
+        candidate_num_accepted_tokens=int(totals[2] - totals[3]),
+        baseline_mean_acceptance_length=float(totals[0] / totals[1]),
+        candidate_mean_acceptance_length=float(totals[2] / totals[3]),
+        estimate=float(change(totals)),
+        standard_error=error,
+        interval=_bca(conversations, confidence, error, num_resamples, seed),
+        second_interval=_delta(conversations, confidence, error),
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+
+def change(totals: IntArray | FloatArray) -> FloatArray:
+    """Relative change of τ from totals [..., 4]; [...] float64.
+
+    >>> round(float(change(np.array([100, 50, 100, 60]))), 4)  # τ 2.0 before, 1.667 after
+    -0.1667
+    """
+    emitted_b, rounds_b, emitted_c, rounds_c = np.moveaxis(np.asarray(totals, dtype=np.float64), -1, 0)
+    result: FloatArray = (emitted_c * rounds_b) / (rounds_c * emitted_b) - 1.0
+    return result
+
+
+def standard_error(conversations: Conversations) -> float | None:
+    """Of log(1 + change), by the delta method within strata; None below two conversations."""
+    if len(conversations) < 2:
+        return None
+    influence, variance = influences(conversations), 0.0
+    for stratum in np.unique(conversations.strata):
+        own = influence[conversations.strata == stratum]
+        variance += len(own) * float(own.var(ddof=1))  # of a sum of len(own) independent terms
+    return float(np.sqrt(variance)) if variance > _ROUNDING**2 else 0.0
+
+
+def influences(conversations: Conversations) -> FloatArray:
+    """[C] float64: what each conversation adds to log(1 + change), to first order; they sum to 0."""
+    shares = conversations.counts / conversations.counts.sum(axis=0)
+    result: FloatArray = shares[:, 2] - shares[:, 3] - shares[:, 0] + shares[:, 1]
+    return result
+
+
+def degrees_of_freedom(conversations: Conversations) -> int:
+    """Of the delta method's variance."""
+    return len(conversations) - len(set(conversations.strata.tolist()))
+
+
+def expanded(confidence: float, num_conversations: int, num_strata: int) -> float:
+    """The level at which the bootstrap is asked for an interval of this confidence, so that it is not too short.
+
+    Its spread lacks the factor √(n / (n - strata)) and the normal quantile stands in for t's; both are given back in
+    the level (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", expanded percentile interval).
+
+    >>> round(expanded(0.90, 64, 1), 4)
+    0.9075
+    """
+    from scipy.special import ndtr
+    from scipy.stats import t
+
+    freedom = num_conversations - num_strata
+    z = math.sqrt(num_conversations / freedom) * float(t.ppf((1 + confidence) / 2, freedom))
+    return min(1 - 2 * float(ndtr(-z)), 0.9999)  # two conversations would ask for a probability of 1
+
+
+def _bca(
+    conversations: Conversations, confidence: float, error: float | None, num_resamples: int, seed: int
+) -> Interval | None:
+    method = "BCa bootstrap, paired by conversation, stratified by category, level expanded for small samples"
+    if conversations.identical or error == 0:  # decided here: scipy divides 0 by 0
+        alike = "identical counts everywhere" if conversations.identical else "all conversations change alike"
+        only = float(change(conversations.counts.sum(axis=0)))
+        return Interval(low=only, high=only, confidence=confidence, method=f"{method}: {alike}")
+    if error is None:
+        return None
+    from scipy.stats import bootstrap
+
+    counts = conversations.counts
+    groups = [np.flatnonzero(conversations.strata == stratum) for stratum in np.unique(conversations.strata)]
+
+    def statistic(*chosen: IntArray, axis: int) -> FloatArray:
+        # Summed as [..., n, 4] over n; indices come as the samples that scipy draws from.
+        return change(sum(counts[indices].sum(axis=-2) for indices in chosen))
+
+    interval = bootstrap(
+        groups,
+        statistic,
+        n_resamples=num_resamples,
+        confidence_level=expanded(confidence, len(conversations), len(groups)),
+        method="BCa",
+        vectorized=True,
+        axis=-1,
+        batch=_BATCH,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    if not (np.isfinite(interval.low) and np.isfinite(interval.high)):
+        return None
+    return Interval(low=float(interval.low), high=float(interval.high), confidence=confidence, method=method)
+
+
+def _delta(conversations: Conversations, confidence: float, error: float | None) -> Interval | None:
+    if error is None:
+        return None
+    from scipy.stats import t
+
+    centre = np.log1p(change(conversations.counts.sum(axis=0)))
+    half = error * t.ppf((1 + confidence) / 2, degrees_of_freedom(conversations)) if error > 0 else 0.0
+    return Interval(
+        low=float(np.expm1(centre - half)),
+        high=float(np.expm1(centre + half)),
+        confidence=confidence,
+        method="t interval of the logarithm, delta method",
+    )
+
+
+def _emitted_and_rounds(acceptance: PromptAcceptance) -> tuple[int, int]:
+    return sum((j + 1) * count for j, count in enumerate(acceptance.walk)), sum(acceptance.walk)

@@ -1,0 +1,63 @@
+"""Power: how many conversations a margin needs, from the variance between those that were measured.
+
+log(1 + change) of C conversations has a standard error of deviation / √C (`paired.standard_error`), so a bound at level
+alpha clears the margin with the wanted probability if the distance from the true change to the margin is
+(z_alpha + z_power) standard errors. The deviation is the one measured: prompts of the same kind and length are assumed.
+"""
+
+from __future__ import annotations
+
+import math
+
+from quark_eagle.documents.verdict import Power
+
+POWER = 0.8
+_FOR_ITS_SPREAD = 5
+"""Conversations added because the normal formula takes the standard error for known. It varies from sample to sample,
+and without these the planned 64 have a power of 77 % in simulation, 330 of 80 %."""
+
+
+def plan(
+    deviation: float,
+    num_conversations: int,
+    estimate: float,
+    *,
+    margin: float,
+    alpha: float,
+    power: float = POWER,
+    at_least: int = 1,
+) -> Power:
+    """What a margin needs.
+
+    Args:
+        deviation: of one conversation's influence on log(1 + change).
+        num_conversations: that it was measured on.
+        estimate: the measured change.
+        margin: the loss of τ that would still be parity, as a fraction.
+        alpha: of the one-sided bound that has to clear the margin.
+        power: wanted probability of a decision.
+        at_least: conversations below which nothing is decided, whatever the variance.
+
+    >>> plan(0.09, 64, -0.002, margin=0.01, alpha=0.05).num_if_unchanged
+    501
+    """
+    from scipy.special import ndtri
+
+    z = float(ndtri(1 - alpha) + ndtri(power))
+    edge = math.log1p(-margin)
+    distance = abs(math.log1p(estimate) - edge)
+    return Power(
+        margin=margin,
+        alpha=alpha,
+        power=power,
+        num_conversations=num_conversations,
+        deviation=deviation,
+        num_if_unchanged=max(at_least, _needed(z * deviation, -edge)),
+        num_if_as_measured=max(at_least, _needed(z * deviation, distance)) if distance > abs(edge) / 100 else None,
+        detectable_margin=-math.expm1(-z * deviation / math.sqrt(max(1, num_conversations - _FOR_ITS_SPREAD))),
+    )
+
+
+def _needed(spread: float, distance: float) -> int:
+    """Conversations until `spread` / √C is `distance`, and those for the spread of the spread itself."""
+    return math.ceil((spread / distance) ** 2) + _FOR_ITS_SPREAD
