@@ -73,7 +73,8 @@ class Population:
 
     def deviation(self, num_conversations: int, num_drawn: int = 10_000) -> float:
         """Of one conversation's influence on log(1 + change) at no true change, as `parity.power` means it."""
-        sets, size = num_drawn // (100 * len(self.means)), 100 * len(self.means)
+        size = 100 * len(self.means)
+        sets = max(1, num_drawn // size)
         many = replace(self, means=self.means * 100)  # the same mix, many times over
         counts, categories = simulate(many, self.shift_of(0.0, num_conversations), size, sets, np.random.default_rng(0))
         errors = [standard_error(conversations(rows, categories % len(self.means))) for rows in counts]
@@ -159,7 +160,7 @@ def _matched(population: Population, field: str, high: float, deviation: float) 
     low = 0.0
     for _ in range(12):
         middle = (low + high) / 2
-        found = replace(population, **{field: middle}).deviation(len(population.means))
+        found = replace(population, **{field: middle}).deviation(len(population.means), 4_000)
         low, high = (middle, high) if found < deviation else (low, middle)
     return replace(population, **{field: (low + high) / 2})
 

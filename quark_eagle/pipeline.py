@@ -226,12 +226,13 @@ def open_comparison(
     num_speculative_tokens: int = 3,
     dtype: Literal["auto", "bfloat16", "float32"] = "auto",
     walk_only: bool = False,
+    draft_sample_method: Literal["greedy", "probabilistic"] = "greedy",
     candidate_name: str | None = None,
 ) -> Comparison:
     """A comparison in which the candidate computes what the engine would make of its files.
 
     `parity` goes by tensors; which of them the engine casts on loading is for `deploy` to say. See
-    `quark_eagle.parity.compare.Comparison.open` for arguments and errors.
+    `quark_eagle.parity.compare.Comparison.open` for arguments and errors; ``baseline`` may be a file of stored counts.
     """
     from quark_eagle.checkpoint.layout import Eagle3Layout
     from quark_eagle.checkpoint.reader import Checkpoint
@@ -249,6 +250,7 @@ def open_comparison(
         num_speculative_tokens=num_speculative_tokens,
         dtype=dtype,
         walk_only=walk_only,
+        draft_sample_method=draft_sample_method,
         miscast=[slots[name].canonical.removesuffix(".weight") for name in weights],
         candidate_name=candidate_name,
     )

@@ -62,9 +62,12 @@ def parity(
 
     It measures and does not gate: exits with 0 whatever it finds, a collapse included (which it says), and with 5 where
     nothing could be evaluated.
+
     Example: quark-eagle parity DRAFT DRAFT-FP8 --trace TRACE
-    For CI, BASELINE once: quark-eagle parity DRAFT --trace TRACE --update-baseline baseline.json
-    and then CANDIDATE alone: quark-eagle parity DRAFT-FP8 --trace TRACE --baseline-report baseline.json
+
+    Baseline once: quark-eagle parity DRAFT --trace TRACE --update-baseline baseline.json
+
+    Candidate alone: quark-eagle parity DRAFT-FP8 --trace TRACE --baseline-report baseline.json
     """
     from quark_eagle.checkpoint.source import resolve
     from quark_eagle.cli import render
@@ -133,9 +136,9 @@ def _check_usage(drafts: list[str], baseline_report: Path | None, update_baselin
 def compare(baseline: Path, candidate: Path, trace: Path, settings: Settings, *, json_: bool) -> ParityReport:
     """Replay the candidate, and the baseline unless it is stored."""
     from quark_eagle.cli import render
-    from quark_eagle.parity.compare import Comparison
+    from quark_eagle.pipeline import open_comparison
 
-    comparison = Comparison.open(
+    comparison = open_comparison(
         baseline,
         candidate,
         trace,
@@ -143,7 +146,6 @@ def compare(baseline: Path, candidate: Path, trace: Path, settings: Settings, *,
         dtype=settings.dtype,
         walk_only=settings.walk_only,
         draft_sample_method=settings.draft_sample_method,
-        miscast=_miscast(candidate, trace),
     )
     for difference in comparison.stored_from.noted if comparison.stored_from is not None else ():
         render.warn(
@@ -151,19 +153,6 @@ def compare(baseline: Path, candidate: Path, trace: Path, settings: Settings, *,
         )
     announce(comparison.estimate(), len(comparison.trace))
     return comparison.run(command_line=sys.argv, progress=render.progress(quiet=json_))
-
-
-def _miscast(candidate: Path, trace: Path) -> list[str]:
-    """Canonical modules of the candidate that the engine would cast into FP8 on loading."""
-    from quark_eagle.checkpoint.layout import Eagle3Layout
-    from quark_eagle.checkpoint.reader import Checkpoint
-    from quark_eagle.deploy.miscast import miscast_weights
-    from quark_eagle.trace.target_trace import TargetTrace
-
-    checkpoint = Checkpoint.open(candidate)
-    names = miscast_weights(checkpoint, TargetTrace.open(trace).target.num_hidden_layers)
-    slots = Eagle3Layout.of(checkpoint).slots
-    return [slots[name].canonical.removesuffix(".weight") for name in names]
 
 
 def store_baseline(baseline: Path, trace: Path, settings: Settings, file: Path, *, json_: bool) -> None:

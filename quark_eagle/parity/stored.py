@@ -7,7 +7,7 @@ torch, whose arithmetic may differ throughout. A new baseline is then one comman
 Noted, and not refused, is what only changes the order of summation: the build of the same torch release, the
 processor's instruction set, the number of threads. Where two logits are all but tied it turns an argmax, and it does so
 in either direction: it moves counts, and does not shift them. On the example draft (64 prompts, 4 669 rounds) another
-instruction set changed the rounds of 4 prompts, by 1 in all; another number of threads changed nothing. To refuse it
+instruction set changed the rounds of 5 prompts, by 1 in all; another number of threads changed nothing. To refuse it
 would make the outcome hang on which processor a hosted runner happens to have.
 """
 

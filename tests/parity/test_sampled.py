@@ -142,6 +142,29 @@ def test_argmax_proposals_on_sampled_paths_make_exactly_the_rounds_of_rejection_
     assert len({lengths for _, lengths in found}) >= 7, "of the 8 ways to divide 4 tokens into rounds of at most 4"
 
 
+def test_a_token_is_accepted_where_its_uniform_number_lies_below_draft_over_target(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No tolerance: with the numbers given, every start of a path is decided, by the slow road as by replay."""
+    numbers = torch.rand(K, NUM_TOKENS - 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    monkeypatch.setattr(ProbabilisticDraft, "uniforms", lambda self, sha256, starts, step: numbers[step, :starts])
+    seen = set()
+    for path in list(world.paths)[::17]:
+        expected = []
+        for start in range(NUM_TOKENS - 1):
+            known, rest = PROMPT + path[: start + 1], path[start + 1 :][:K]
+            accepted = [
+                float(numbers[step, start])
+                < world.pair.draft(known, rest[:step])[y] / world.pair.target(known + rest[:step])[y]
+                for step, y in enumerate(rest)
+            ]
+            expected.append([*accepted, False].index(False))
+        found = replay(world.draft, world.recorded(path), K, ProbabilisticDraft.along(SAMPLING)).matched.tolist()
+        assert found == expected, path
+        seen |= set(found)
+    assert seen == {0, 1, 2, 3}
+
+
 def test_sampled_proposals_make_the_rounds_of_rejection_sampling(world: World) -> None:
     """Expected counts of every way to divide the answer into rounds, over all paths, each judged by two seeds.
 
