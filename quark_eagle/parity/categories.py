@@ -65,10 +65,10 @@ def p_of_a_loss_beyond(difference: Difference, margin: float) -> float | None:
     distance = math.log1p(difference.estimate) - math.log1p(-margin)
     if difference.standard_error == 0:
         return 1.0 if distance >= 0 else 0.0
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     freedom = difference.num_conversations - difference.num_strata
-    return float(t.cdf(distance / difference.standard_error, freedom))
+    return float(stdtr(freedom, distance / difference.standard_error))
 
 
 def _passes(difference: Difference | None, margin: float, bias: float) -> Literal["pass", "inconclusive"]:
