@@ -12,8 +12,8 @@ of its own (`draft_mutations.py`) and put before the three layers, each asked by
 
 A fault of the engine leaves the files as they are, so only the gate can see it: its column is what would be left. The
 last rows change the trace, as a target that delivers other states does. Both drafts suffer alike; parity cannot show
-it, and `--expect-baseline` with the τ of the sound trace does. Exits with 1 if the good draft does not pass, or a fault passes that no layer
-caught and whose loss is not shown to be inside the margin.
+it, and `--expect-baseline` with the τ of the sound trace does. Exits with 1 if the good draft does not pass, or a fault
+passes that no layer caught and whose loss is not shown to be inside the margin.
 """
 
 from __future__ import annotations

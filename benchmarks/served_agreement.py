@@ -178,9 +178,11 @@ def measure(arguments: argparse.Namespace, fp8: Path) -> Iterator[Agreement]:
                 max_tokens=arguments.max_tokens,
                 max_num_seqs=arguments.max_num_seqs,
                 prompts=prompts,
-                orders=["forward", "reversed"],
+                # float32 has to agree in every round: how serving differs from itself makes no bar there.
+                orders=["forward", "reversed"] if dtype == "bfloat16" else ["forward"],
             )
-            served, again = serve(job, arguments.threads)
+            served, *others = serve(job, arguments.threads)
+            again = others[0] if others else served
             started = time.perf_counter()
             replayed = replay_served(target, draft, prompts, served, arguments.num_speculative_tokens)
             print(

@@ -53,6 +53,7 @@ NUMERICAL_CORE = (
     "parity.acceptance",
     "parity.categories",
     "parity.gate",
+    "parity.bca",
     "parity.paired",
     "parity.power",
     "parity.verdict",

@@ -40,7 +40,8 @@ def read_document(cls: type[DocumentT], path: Path, what: str, writer: str) -> D
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(f"{path}: could not be read ({error}). Point at a {what}, written by `{writer}`.") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise StorageError(f"{path}: could not be read ({why}). Point at a {what}, written by `{writer}`.") from error
     try:
         return cls.model_validate_json(text)
     except ValidationError as error:

@@ -180,6 +180,7 @@ class Verdict(Document):
         causes: of a failure, the likeliest first.
         margin: the largest relative loss of τ that would still be called parity.
         alpha: of each tail, over all looks together.
+        category_margin: the same of every category; null where they are shown and do not gate.
         expected_baseline: τ that the baseline had to reach within 5 %.
     """
 
@@ -191,6 +192,7 @@ class Verdict(Document):
     causes: list[str]
     margin: Probability
     alpha: Probability
+    category_margin: Probability | None
     looks: Looks
     bias: Bias
     expected_baseline: float | None

@@ -14,7 +14,7 @@ from pathlib import Path
 from quark_eagle import __version__
 from quark_eagle.documents.parity import ParityReport
 from quark_eagle.documents.verdict import EXIT_CODES, Evidence, Verdict, Worth
-from quark_eagle.errors import QuarkEagleError, UsageError
+from quark_eagle.errors import QuarkEagleError, UsageError, findings
 from quark_eagle.parity.verdict import Rules, judge
 
 
@@ -36,13 +36,20 @@ def gate(
         command_line: for the record.
 
     Raises:
-        UsageError: a second look sees no more than the first did.
+        UsageError: a second look sees no more than the first did, or something else.
     """
-    evidence_sha256 = hashlib.sha256(report.to_json().encode()).hexdigest()
-    if evidence_sha256 == rules.first_evidence_sha256:
-        raise UsageError(
-            f"{parity}: is what the first look saw, but a second look sees more. Record more prompts and measure again."
-        )
+    evidence = Evidence(
+        parity=str(parity),
+        parity_sha256=hashlib.sha256(report.to_json().encode()).hexdigest(),
+        num_speculative_tokens=report.num_speculative_tokens,
+        num_prompts=len(report.prompts),
+        splits=dict(sorted(Counter(prompt.split for prompt in report.prompts).items())),
+        baseline=report.baseline,
+        candidate=report.candidate,
+        provenance=report.provenance,
+    )
+    if rules.first_evidence is not None:
+        _require_more_of_the_same(rules.first_evidence, evidence)
     found = judge(report, rules)
     return Verdict(
         schema_version=1,
@@ -53,6 +60,7 @@ def gate(
         causes=list(found.causes),
         margin=rules.margin,
         alpha=rules.alpha,
+        category_margin=rules.category_margin,
         looks=rules.look,
         bias=rules.bias,
         expected_baseline=rules.expected_baseline,
@@ -60,16 +68,7 @@ def gate(
         categories=list(found.categories),
         power=found.power,
         worth=worth,
-        evidence=Evidence(
-            parity=str(parity),
-            parity_sha256=evidence_sha256,
-            num_speculative_tokens=report.num_speculative_tokens,
-            num_prompts=len(report.prompts),
-            splits=dict(sorted(Counter(prompt.split for prompt in report.prompts).items())),
-            baseline=report.baseline,
-            candidate=report.candidate,
-            provenance=report.provenance,
-        ),
+        evidence=evidence,
         created=_now(),
         command_line=list(command_line),
         versions=_versions(),
@@ -87,6 +86,7 @@ def not_evaluated(error: QuarkEagleError, rules: Rules, *, command_line: Sequenc
         causes=[],
         margin=rules.margin,
         alpha=rules.alpha,
+        category_margin=rules.category_margin,
         looks=rules.look,
         bias=rules.bias,
         expected_baseline=rules.expected_baseline,
@@ -127,7 +127,7 @@ def first_look(path: Path, rules: Rules) -> Rules:
         rules,
         looks=2,
         first_look_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        first_evidence_sha256=first.evidence.parity_sha256 if first.evidence is not None else None,
+        first_evidence=first.evidence,
     )
 
 
@@ -136,10 +136,31 @@ def _rules_of_both(first: Verdict, rules: Rules) -> list[tuple[str, object, obje
     return [
         ("margin", first.margin, rules.margin),
         ("alpha", first.alpha, rules.alpha),
-        ("category margin", next((c.margin for c in first.categories), None), rules.category_margin),
+        ("category margin", first.category_margin, rules.category_margin),
         ("bias", first.bias.bound, rules.bias.bound),
         ("expected baseline", first.expected_baseline, rules.expected_baseline),
     ]
+
+
+def _require_more_of_the_same(first: Evidence, second: Evidence) -> None:
+    """See that a second look judges what the first did, on more prompts.
+
+    Raises:
+        UsageError: it does not.
+    """
+    both = (
+        ("candidate weights", first.candidate.weights_sha256, second.candidate.weights_sha256),
+        ("baseline weights", first.baseline.weights_sha256, second.baseline.weights_sha256),
+        ("target", first.provenance.target, second.provenance.target),
+        ("sampling", first.provenance.sampling, second.provenance.sampling),
+        ("k", first.num_speculative_tokens, second.num_speculative_tokens),
+    )
+    problems = [f"{name}: wanted {before}, found {now}." for name, before, now in both if before != now]
+    if second.num_prompts <= first.num_prompts:
+        problems.append(f"prompts: wanted more than {first.num_prompts}, found {second.num_prompts}.")
+    if problems:
+        advice = "A second look judges the same drafts on more prompts. Record more and measure again."
+        raise UsageError(findings(second.parity, problems, advice))
 
 
 def _now() -> str:

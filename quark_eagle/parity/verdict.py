@@ -7,7 +7,7 @@ The claim to prove is that τ falls by no more than a stated margin. In this ord
    relative, so a fault that depresses both drafts alike would pass: unusable.
 3. Collapse: the candidate lost more than half of the tokens that the baseline had accepted. Rounding to FP8 does not do
    that; the checkpoint is broken: fail.
-4. Fewer than 64 conversations: inconclusive, whatever the interval says (its one-sided error is 6.8 % at 20).
+4. Fewer than 64 conversations: inconclusive, whatever the interval says (at 20 its error is 6.4 % where 5 % was meant).
 5. The interval: pass if its lower end clears the margin, fail if its upper end does not reach it, else inconclusive.
    The two methods must share the outcome.
 6. Categories with a margin of their own: all must pass; one that fails after Holm's correction fails the whole.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quark_eagle.documents.parity import ParityReport
-from quark_eagle.documents.verdict import Bias, Category, Difference, Interval, Looks, Outcome, Power, Rule
+from quark_eagle.documents.verdict import Bias, Category, Difference, Evidence, Interval, Looks, Outcome, Power, Rule
 from quark_eagle.errors import UsageError
 from quark_eagle.parity.categories import judge_categories
 from quark_eagle.parity.paired import NUM_RESAMPLES, Conversations, paired_difference
@@ -56,7 +56,7 @@ class Rules:
         category_margin: a wider margin that every category has to keep; None: categories are shown and do not gate.
         looks: how often the evidence may be looked at while prompts are added: 1 or 2.
         first_look_sha256: of the first look's verdict, if this is the second.
-        first_evidence_sha256: of what the first look saw: the second has to see more.
+        first_evidence: what the first look saw: the second has to see the same drafts on more prompts.
         bias: replay's own error in the difference.
         expected_baseline: τ that the baseline has to reach within 5 %; None: anything alive.
         num_resamples: of the bootstrap.
@@ -68,7 +68,7 @@ class Rules:
     category_margin: float | None = None
     looks: int = 1
     first_look_sha256: str | None = None
-    first_evidence_sha256: str | None = None
+    first_evidence: Evidence | None = None
     bias: Bias = NOT_ANCHORED
     expected_baseline: float | None = None
     num_resamples: int = NUM_RESAMPLES

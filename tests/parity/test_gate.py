@@ -114,6 +114,24 @@ def test_a_second_look_by_other_rules_is_refused_with_all_of_them(measured: Pari
         first_look(written(first, tmp_path), Rules(margin=0.02, alpha=0.1))
 
 
+def test_a_second_look_at_the_same_evidence_is_refused(measured: ParityReport, tmp_path: Path) -> None:
+    first = decided(measured, Rules(margin=0.005, looks=2, **QUICK), noise=6)
+    second = first_look(written(first, tmp_path), Rules(margin=0.005, **QUICK))
+    with pytest.raises(UsageError, match=r"prompts: wanted more than 64, found 64\."):
+        decided(measured, second, noise=6)
+
+
+def test_a_second_look_at_another_draft_is_refused(measured: ParityReport, tmp_path: Path) -> None:
+    """The best of several candidates, each looked at once more, is not two looks."""
+    first = decided(measured, Rules(margin=0.005, looks=2, **QUICK), noise=6)
+    second = first_look(written(first, tmp_path), Rules(margin=0.005, **QUICK))
+    other = measured.model_copy(
+        update={"candidate": measured.candidate.model_copy(update={"weights_sha256": "0" * 64})}
+    )
+    with pytest.raises(UsageError, match="candidate weights: wanted"):
+        decided(other, second, noise=6)
+
+
 def test_what_is_no_verdict_is_no_first_look(tmp_path: Path) -> None:
     (tmp_path / "first.json").write_text("{}")
     with pytest.raises(QuarkEagleError, match="is not a verdict of schema version 1"):
