@@ -20,10 +20,11 @@ LAYERS = (
     ("model",),
     ("trace",),
     ("quantize", "parity"),  # these two do not know each other
+    ("checked",),
     ("pipeline",),
     ("cli",),
 )
-# These stand on little, and only the pipeline and the command line stand on them.
+# These stand on little, and only the pipeline, its values and the command line stand on them.
 NARROW = {
     # The second road shares no code with the writer.
     "deploy": ("errors", "progress", "documents", "checkpoint.reader", "deploy"),
@@ -155,7 +156,7 @@ def allowed(importer: str, imported: str) -> bool:
     if within(importer, ("cli",)):
         return True
     if within(imported, tuple(NARROW)):
-        return within(importer, ("pipeline",))
+        return within(importer, ("checked", "pipeline"))
     if mine is None or theirs is None or theirs > mine:
         return False
     return theirs < mine or importer.split(".")[0] == imported.split(".")[0] or mine == 0

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from quark_eagle import pipeline
+from quark_eagle.checked import Check, Checked
 from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.documents.parity import ParityReport
 from quark_eagle.errors import TraceMismatchError, UsageError
 from quark_eagle.parity.verdict import Rules, judge
-from quark_eagle.pipeline import Check, Checked, open_comparison, quantize_and_check
+from quark_eagle.pipeline import open_comparison, quantize_and_check
 from quark_eagle.quantize.plan import QuantPlan
 from quark_eagle.quantize.scheme import PTPC_FP8
 from tests.parity.test_compare import to_fp8

@@ -14,9 +14,9 @@ from quark_eagle.cli.options import DraftArg, JsonFlag, OptionalTraceOption, Ove
 from quark_eagle.quantize.scheme import Scheme
 
 if TYPE_CHECKING:
+    from quark_eagle.checked import Check
     from quark_eagle.checkpoint.layout import Eagle3Layout
     from quark_eagle.checkpoint.reader import Checkpoint
-    from quark_eagle.pipeline import Check
     from quark_eagle.quantize.plan import QuantPlan
     from quark_eagle.quantize.record import QuantizeResult
 
@@ -73,13 +73,13 @@ def quantize(
     (fail) or 4 (inconclusive) and no output, unless --publish-anyway.
     Example: quark-eagle quantize examples/smollm2-135m-eagle3 --output draft-fp8
     """
+    from quark_eagle.checked import Check
     from quark_eagle.checkpoint.layout import Eagle3Layout
     from quark_eagle.checkpoint.reader import Checkpoint
     from quark_eagle.checkpoint.source import resolve
     from quark_eagle.checkpoint.writer import staged
     from quark_eagle.errors import UsageError
     from quark_eagle.parity.verdict import Rules
-    from quark_eagle.pipeline import Check
     from quark_eagle.quantize.plan import QuantPlan, require_quantizable
     from quark_eagle.quantize.shards import output_bytes
     from quark_eagle.quantize.stage import stage

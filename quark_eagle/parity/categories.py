@@ -15,7 +15,7 @@ from quark_eagle.documents.verdict import Category, Difference
 from quark_eagle.parity.paired import Conversations, paired_difference
 
 MIN_CATEGORY_CONVERSATIONS = 20
-"""To gate a category: below, the interval's one-sided error is more than the 6.4 % it has at 20, where 5 % was meant."""
+"""To gate a category: below, the interval's one-sided error is more than 6.4 % where 5 % was meant."""
 
 
 def judge_categories(

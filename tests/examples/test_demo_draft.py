@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from quark_eagle.checked import Check, Checked
 from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.deploy.verify import verify
 from quark_eagle.parity.verdict import Rules
-from quark_eagle.pipeline import Check, Checked, quantize_and_check
+from quark_eagle.pipeline import quantize_and_check
 from quark_eagle.quantize.plan import QuantPlan
 from quark_eagle.trace.prompts import PromptSet
 from quark_eagle.trace.record_options import RecordOptions
