@@ -36,8 +36,10 @@ types: install
 
 bench: install
 	$(BIN)/python benchmarks/quantize_speed.py
-	$(BIN)/python benchmarks/replay_speed.py
-	$(BIN)/python benchmarks/served_agreement.py
+	$(BIN)/python benchmarks/replay_speed.py --target "$$($(BIN)/python examples/prepare_target.py)"
+	$(BIN)/python benchmarks/served_agreement.py --target "$$($(BIN)/python examples/prepare_target.py)"
+	$(BIN)/python benchmarks/gate_simulation.py
+	$(BIN)/python benchmarks/gate_mutations.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
