@@ -68,8 +68,8 @@ class Checked:
 
     @property
     def exit_code(self) -> int:
-        """The verdict's own: 0 pass, 3 fail, 4 inconclusive, 5 nothing to judge; 3 for a draft that is misread."""
-        return self.verdict.exit_code if self.verification.ok else 3
+        """The verdict's own: 0 pass, 3 fail or misread, 4 inconclusive, 5 nothing to judge."""
+        return self.verdict.exit_code
 
     def sentences(self) -> list[str]:
         """What was found and what became of the draft, a line each."""

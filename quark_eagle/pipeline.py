@@ -109,7 +109,12 @@ def _measure(
     report = comparison.run(command_line=command_line, progress=progress)
     write_text(report_path, report.to_json())
     verdict = gate(
-        report, rules, parity=report_path, worth=worth(report, margin=rules.margin), command_line=command_line
+        report,
+        rules,
+        parity=report_path,
+        worth=worth(report, margin=rules.margin),
+        misread=[finding.subject for finding in verification.errors],
+        command_line=command_line,
     )
     write_text(verdict_path, verdict.to_json())
     return Checked(

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from quark_eagle.documents.base import sha256_of_prompts
 from quark_eagle.documents.parity import (
     Arm,
     ParityReport,
@@ -63,7 +64,7 @@ def report(
         num_speculative_tokens=K,
         baseline=_arm("draft", "BF16", StepBytes(layers=20_000_000, head=5_000_000, embedding=1_000, first_step=0)),
         candidate=_arm(name, "F8_E4M3", StepBytes(layers=10_000_000, head=5_000_000, embedding=1_000, first_step=0)),
-        provenance=_PROVENANCE,
+        provenance=_provenance_of(prompts),
         summary=summarize(prompts, K),
         prompts=prompts,
     )
@@ -75,10 +76,13 @@ WORSE = tuple((4, 6, 5, 7)[place % 4] for place in range(200))
 UNCLEAR = tuple((-8, 8, 10, -8)[place % 4] for place in range(80))
 
 
-def verdict_on(measured: ParityReport, parity: str = "parity.json", **rules: Any) -> Verdict:
+def verdict_on(
+    measured: ParityReport, parity: str = "parity.json", misread: Sequence[str] = (), **rules: Any
+) -> Verdict:
     """The verdict on a report, by these rules; fewer resamples than usual, for speed."""
     made = Rules(**{"num_resamples": 999, **rules})
-    return gate(measured, made, parity=Path(parity), worth=worth(measured, margin=made.margin), command_line=["gate"])
+    gain = worth(measured, margin=made.margin)
+    return gate(measured, made, parity=Path(parity), worth=gain, misread=misread, command_line=["gate"])
 
 
 MATH_LOSES = tuple(6 if place % 2 else (-5, -7)[place // 2 % 2] for place in range(200))
@@ -91,6 +95,7 @@ VERDICTS: Mapping[str, Callable[[], Verdict]] = {
     "a draft against itself": lambda: verdict_on(report()),
     "fail": lambda: verdict_on(report(WORSE)),
     "collapse": lambda: verdict_on(report((45,) * 80, baseline_rounds=45)),
+    "misread": lambda: verdict_on(report(AT_PAR), misread=["model.fc"]),
     "a category fails": lambda: verdict_on(report(MATH_LOSES), category_margin=0.05),
     "inconclusive": lambda: verdict_on(report(UNCLEAR)),
     "too few conversations": lambda: verdict_on(report(AT_PAR[:12])),
@@ -108,7 +113,7 @@ OUTCOMES: Mapping[str, Outcome] = {
     name: outcome
     for outcome, names in {
         "pass": ("pass", "pass with categories", "a draft against itself"),
-        "fail": ("fail", "collapse", "a category fails"),
+        "fail": ("fail", "collapse", "misread", "a category fails"),
         "inconclusive": ("inconclusive", "too few conversations", "a category is inconclusive", "first look"),
         "unusable": ("dead baseline", "unexpected baseline", "evidence", "nothing evaluated", "not evaluated"),
     }.items()
@@ -150,6 +155,12 @@ def _arm(name: str, dtype: str, step_bytes: StepBytes) -> Arm:
         miscast=[],
         step_bytes=step_bytes,
     )
+
+
+def _provenance_of(prompts: Sequence[PromptResult]) -> Provenance:
+    """With the hash of these prompts, without which the report is refused."""
+    digest = sha256_of_prompts((it.id, it.category, it.split, it.sha256) for it in prompts)
+    return _PROVENANCE.model_copy(update={"prompts_sha256": digest})
 
 
 _PROVENANCE = Provenance(

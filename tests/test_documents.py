@@ -90,3 +90,20 @@ def test_a_directory_is_no_place_for_a_document(tmp_path: Path) -> None:
         refuse_existing(tmp_path, overwrite=True)
     with pytest.raises(UsageError, match="its directory does not exist"):
         refuse_existing(tmp_path / "none" / "parity.json", overwrite=False)
+
+
+def test_a_report_without_some_of_its_prompts_is_refused(report: ParityReport, tmp_path: Path) -> None:
+    content = json.loads(report.to_json())
+    content["prompts"].pop()
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    with pytest.raises(QuarkEagleError, match="some were left out or changed"):
+        ParityReport.read(tmp_path / "p.json")
+
+
+def test_a_name_with_a_line_break_is_refused(report: ParityReport, tmp_path: Path) -> None:
+    """A log's line that begins with `::` is a command to GitHub."""
+    content = json.loads(report.to_json())
+    content["candidate"]["name"] = "x\n::stop-commands::y"
+    (tmp_path / "p.json").write_text(json.dumps(content))
+    with pytest.raises(QuarkEagleError, match="holds a control character"):
+        ParityReport.read(tmp_path / "p.json")

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.manifest import digest
 from quark_eagle.checkpoint.reader import Checkpoint
+from quark_eagle.documents.base import sha256_of_prompts
 from quark_eagle.model.eagle3 import Eagle3Draft
 from quark_eagle.parity.replay import replay
 from quark_eagle.trace.target_trace import ROWS_NAME, TRACE_NAME, TracedPrompt
@@ -131,7 +132,7 @@ def _document(directory: Path, layout: Eagle3Layout, infos: list[TracedPromptInf
         sampling=Sampling(max_tokens=infos[0].num_generated),
         states=StatesId(dtype="bfloat16", width=width, projection=None),
         prompts=tuple(infos),
-        prompts_sha256=hashlib.sha256(str(infos).encode()).hexdigest(),
+        prompts_sha256=sha256_of_prompts((it.id, it.category, it.split, it.sha256) for it in infos),
         shards=tuple(_shard(directory / name) for name in (ROWS_NAME, "shard-00000.safetensors")),
         row_names=("embed_ids", "embed_rows"),
         provenance=_PROVENANCE,

@@ -21,6 +21,10 @@ from quark_eagle.progress import SILENT, Progress
 _CHUNK = 8 << 20
 
 
+RECORD_NAME = "quark_eagle.json"
+"""How a checkpoint came about: beside its weights, with the manifests of what it was made from and of what it is."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileDigest:
     """A file's length and the sha256 of its content, in hexadecimal."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from quark_eagle.parity.verdict import Rules
 
 DEFAULT_K = 3
+LONGEST_STEP_MS = 1e6
 DEFAULT_PARITY_OUTPUT = Path("parity.json")
 
 
@@ -147,7 +147,7 @@ def _check_usage(
         ]
     if looks == 1 and after is not None:
         problems.append("--looks 1 and --after: a look that follows another is the second of two. Leave --looks out.")
-    if times != (None, None) and not all(time is not None and 0 < time < math.inf for time in times):
+    if times != (None, None) and not all(time is not None and 0 < time < LONGEST_STEP_MS for time in times):
         problems.append("--target-step-ms and --draft-step-ms: both were needed, in milliseconds above 0, or neither.")
     if problems:
         raise UsageError("\n".join(problems))
@@ -219,10 +219,15 @@ def _deliver(verdict: Verdict, files: VerdictFiles, json_: bool) -> None:
     """Everything that says the verdict, the files first: what cannot be kept is not announced."""
     from quark_eagle.cli import render
     from quark_eagle.cli.verdict_output import show_verdict, tell_github
+    from quark_eagle.errors import StorageError
     from quark_eagle.reporting.wording import TITLES
 
     files.write(verdict)
-    tell_github(verdict)
+    try:
+        tell_github(verdict)
+    except StorageError:
+        files.remove()
+        raise
     if json_:
         sys.stdout.write(verdict.to_json())
         return

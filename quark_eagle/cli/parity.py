@@ -87,6 +87,7 @@ def parity(
         walk_only=walk_only,
         draft_sample_method=draft_sample_method,
     )
+    _check_files(output, baseline_report, update_baseline)
     if update_baseline is not None and len(directories) == 1:
         store_baseline(directories[0], trace, settings, update_baseline, json_=json_)
         return
@@ -131,6 +132,19 @@ def _check_usage(drafts: list[str], baseline_report: Path | None, update_baselin
             f"BASELINE and CANDIDATE were needed, but {len(drafts)} draft(s) are named. Name both, or CANDIDATE with "
             "--baseline-report, or BASELINE with --update-baseline."
         )
+
+
+def _check_files(output: Path, baseline_report: Path | None, update_baseline: Path | None) -> None:
+    """See that the report replaces neither what is read nor what is stored.
+
+    Raises:
+        UsageError: it would.
+    """
+    from quark_eagle.errors import UsageError
+
+    for option, other in (("--baseline-report", baseline_report), ("--update-baseline", update_baseline)):
+        if other is not None and other.resolve() == output.resolve():
+            raise UsageError(f"--output {output}: is also {option}, but a file of its own was needed. Name another.")
 
 
 def compare(baseline: Path, candidate: Path, trace: Path, settings: Settings, *, json_: bool) -> ParityReport:

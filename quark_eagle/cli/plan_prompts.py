@@ -37,16 +37,19 @@ def plan_prompts(
     """
     from quark_eagle.cli import render
     from quark_eagle.documents.parity import ParityReport
+    from quark_eagle.parity.categories import MIN_CATEGORY_CONVERSATIONS
+    from quark_eagle.parity.verdict import MIN_CONVERSATIONS
 
     _check_probabilities(margin, alpha, power)
     prompts = ParityReport.read(report).prompts
-    plans = [_plan(prompts, each, alpha, power) for each in sorted({*USUAL_MARGINS, margin})]
+    plans = [_plan(prompts, each, alpha, power, MIN_CONVERSATIONS) for each in sorted({*USUAL_MARGINS, margin})]
     found = [plan for plan in plans if plan is not None]
     if not found:
         raise _nothing_to_plan_from(report)
     names = sorted({prompt.category for prompt in prompts})
     categories = {
-        name: _plan([prompt for prompt in prompts if prompt.category == name], margin, alpha, power) for name in names
+        name: _plan([p for p in prompts if p.category == name], margin, alpha, power, MIN_CATEGORY_CONVERSATIONS)
+        for name in names
     }
     if json_:
         render.emit_json(_document(report, found, categories))
@@ -63,18 +66,18 @@ def _check_probabilities(margin: float, alpha: float, power: float) -> None:
     from quark_eagle.errors import UsageError
 
     problems = []
-    if not 0 < margin < 1:
-        problems.append(f"--margin {margin:g}: a loss of τ as a fraction was needed, above 0 and below 1.")
-    if not 0 < alpha < 0.5:
-        problems.append(f"--alpha {alpha:g}: an error probability above 0 and below 0.5 was needed.")
+    if not 1e-4 <= margin < 1:
+        problems.append(f"--margin {margin:g}: a loss of τ as a fraction was needed, from 0.0001 to below 1.")
+    if not 0.001 <= alpha < 0.5:
+        problems.append(f"--alpha {alpha:g}: an error probability from 0.001 to below 0.5 was needed.")
     if not 0.5 <= power < 1:
         problems.append(f"--power {power:g}: a probability of at least 0.5 and below 1 was needed.")
     if problems:
         raise UsageError("\n".join(problems))
 
 
-def _plan(prompts: Sequence[PromptResult], margin: float, alpha: float, power: float) -> Power | None:
-    """What a margin needs by the conversations of these prompts; None without a variance between them."""
+def _plan(prompts: Sequence[PromptResult], margin: float, alpha: float, power: float, at_least: int) -> Power | None:
+    """What a margin needs by these conversations, never fewer than the gate takes; None without a variance."""
     from quark_eagle.parity.paired import Conversations, change, standard_error
     from quark_eagle.parity.power import plan
 
@@ -84,7 +87,7 @@ def _plan(prompts: Sequence[PromptResult], margin: float, alpha: float, power: f
     if error is None:
         return None
     deviation, estimate = error * len(conversations) ** 0.5, float(change(totals))
-    return plan(deviation, len(conversations), estimate, margin=margin, alpha=alpha, power=power)
+    return plan(deviation, len(conversations), estimate, margin=margin, alpha=alpha, power=power, at_least=at_least)
 
 
 def _nothing_to_plan_from(report: Path) -> QuarkEagleError:
@@ -117,13 +120,10 @@ def _show(plans: list[Power], categories: Mapping[str, Power | None], margin: fl
         f"{first.detectable_margin:.2%} with {first.power:.0%} probability if nothing is lost.\n"
     )
     needs = ("now", "needed if nothing is lost", "if the change is as measured")
-    rows = [
-        (f"{plan.margin:.2%}{' *' if plan.margin == margin else ''}", *_numbers(plan, MIN_CONVERSATIONS))
-        for plan in plans
-    ]
+    rows = [(f"{plan.margin:.2%}{' *' if plan.margin == margin else ''}", *_numbers(plan)) for plan in plans]
     render.show(render.table(("margin", *needs), rows, right=(1, 2, 3)))
     render.say()
-    each = [(name, *_numbers(plan, MIN_CATEGORY_CONVERSATIONS)) for name, plan in categories.items()]
+    each = [(name, *_numbers(plan)) for name, plan in categories.items()]
     render.show(render.table((f"category, at {margin:.2%}", *needs), each, right=(1, 2, 3)))
     render.say(
         f"\nConversations for a decision with {first.power:.0%} probability at alpha {first.alpha:g}. "
@@ -131,15 +131,13 @@ def _show(plans: list[Power], categories: Mapping[str, Power | None], margin: fl
     )
 
 
-def _numbers(plan: Power | None, least: int) -> tuple[str, str, str]:
-    """Conversations that there are, and that are needed: never fewer than the gate takes."""
+def _numbers(plan: Power | None) -> tuple[str, str, str]:
+    """Conversations that there are, and that are needed."""
     from quark_eagle.reporting.wording import NOTHING, count
 
     if plan is None:
         return (NOTHING,) * 3
-    measured = plan.num_if_as_measured
-    return (
-        count(plan.num_conversations),
-        count(max(least, plan.num_if_unchanged)),
-        NOTHING if measured is None else count(max(least, measured)),
+    needed = (
+        NOTHING if number is None else count(number) for number in (plan.num_if_unchanged, plan.num_if_as_measured)
     )
+    return (count(plan.num_conversations), *needed)  # type: ignore[return-value]

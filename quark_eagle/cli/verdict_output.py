@@ -33,7 +33,7 @@ class VerdictFiles:
         return {option: path for option, path in options.items() if path is not None}
 
     def write(self, verdict: Verdict) -> None:
-        """Write all of them, or none: if one fails, none is left to speak for a run that decided nothing.
+        """Write all of them, or none.
 
         Raises:
             StorageError: the disk is full, or a directory may not be written to.
@@ -41,15 +41,18 @@ class VerdictFiles:
         from quark_eagle.documents.base import write_text
         from quark_eagle.errors import StorageError
 
-        written: list[Path] = []
+        texts = [(path, _text(option, verdict)) for option, path in self.named().items()]
         try:
-            for option, path in self.named().items():
-                write_text(path, _text(option, verdict))
-                written.append(path)
+            for path, text in texts:
+                write_text(path, text)
         except StorageError:
-            for path in written:
-                path.unlink(missing_ok=True)
+            self.remove()
             raise
+
+    def remove(self) -> None:
+        """Leave none: neither this run, which decided nothing, nor an older one may speak for it."""
+        for path in self.named().values():
+            path.unlink(missing_ok=True)
 
 
 def _text(option: str, verdict: Verdict) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -15,16 +19,28 @@ Count = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+def sha256_of_prompts(prompts: Iterable[tuple[str, str, str, str]]) -> str:
+    """Of (id, category, split, sha256) of each prompt, in order: one left out changes it."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        line = json.dumps(list(prompt), separators=(",", ":"), ensure_ascii=False)
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
+
+
 class Document(BaseModel):
     """A part of a document: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+# As JSON escapes them; raw ones are no JSON. The first group skips escaped backslashes.
+_CONTROL = re.compile(r"(?<!\\)(?:\\\\)*\\(?:[bfnrt]|u00(?:[01][0-9a-fA-F]|7[fF]|[89][0-9a-fA-F]))")
+
 DocumentT = TypeVar("DocumentT", bound=Document)
 
 
-def read_document(cls: type[DocumentT], path: Path, what: str, writer: str) -> DocumentT:
+def read_document(cls: type[DocumentT], path: Path, what: str, writer: str, *, has_prose: bool = False) -> DocumentT:
     """The document in a file.
 
     Args:
@@ -32,6 +48,7 @@ def read_document(cls: type[DocumentT], path: Path, what: str, writer: str) -> D
         path: of the file.
         what: it should be, as a person calls it: "parity.json of schema version 1".
         writer: the command that writes such a file.
+        has_prose: sentences, which may have several lines, and not names and numbers alone.
 
     Raises:
         StorageError: the file may not be read.
@@ -42,6 +59,9 @@ def read_document(cls: type[DocumentT], path: Path, what: str, writer: str) -> D
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise StorageError(f"{path}: could not be read ({why}). Point at a {what}, written by `{writer}`.") from error
+    if not has_prose and _CONTROL.search(text):
+        # GitHub reads commands from the lines of a log, and a name with a line break would be one.
+        raise QuarkEagleError(f"{path}: a string in it holds a control character, which a {what} has nowhere.")
     try:
         return cls.model_validate_json(text)
     except ValidationError as error:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from quark_eagle.documents.base import Count, Document, Sha256, read_document
+from quark_eagle.documents.base import Count, Document, Sha256, read_document, sha256_of_prompts
 
 PARITY_SCHEMA_VERSION = 1
 
@@ -64,8 +64,8 @@ class StepBytes(Document):
         first_step: read in the first step of a round only: `fc` and its norms.
     """
 
-    layers: Count
-    head: Count
+    layers: Annotated[int, Field(gt=0)]
+    head: Annotated[int, Field(gt=0)]
     embedding: Count
     first_step: Count
 
@@ -227,6 +227,12 @@ class ParityReport(Document):
     def _counts_fit(self) -> ParityReport:
         k = self.num_speculative_tokens
         problems = [problem for prompt in self.prompts for problem in _prompt_problems(prompt, k)]
+        if self.provenance.prompts_sha256 != sha256_of_prompts(
+            (prompt.id, prompt.category, prompt.split, prompt.sha256) for prompt in self.prompts
+        ):
+            problems.append(
+                "the prompts are not those that provenance.prompts_sha256 is of: some were left out or changed"
+            )
         if problems:
             raise ValueError("; ".join(problems[:5]))
         return self

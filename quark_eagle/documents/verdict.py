@@ -25,6 +25,7 @@ Rule = Literal[
     "evidence",
     "dead baseline",
     "unexpected baseline",
+    "verification",
     "collapse",
     "too few conversations",
     "methods disagree",
@@ -79,7 +80,7 @@ class Category(Document):
     Attributes:
         difference: null where nothing could be compared; `note` says why.
         margin: null where the category does not gate.
-        outcome: of its own gate; null where it does not gate.
+        outcome: of its own gate; null where it does not gate, or the whole was decided before its interval.
         p_fail: one-sided p-value of a loss beyond the margin, before Holm's correction; null where it does not gate.
     """
 
@@ -115,7 +116,7 @@ class Power(Document):
     Attributes:
         deviation: standard deviation of one conversation's influence on log(1 + change).
         power: probability of the decision that is planned for.
-        num_if_unchanged: conversations to pass, if the true change is 0.
+        num_if_unchanged: conversations to pass, if the true change is 0; null if replay's own error is the margin.
         num_if_as_measured: to pass or fail, if the measured change is the true one; null if it lies on the margin.
         detectable_margin: the smallest margin that these conversations pass with this power, if the true change is 0.
     """
@@ -125,7 +126,7 @@ class Power(Document):
     power: Probability
     num_conversations: Count
     deviation: float
-    num_if_unchanged: Count
+    num_if_unchanged: Count | None
     num_if_as_measured: Count | None
     detectable_margin: float
 
@@ -157,7 +158,7 @@ class Evidence(Document):
     """What the verdict stands on.
 
     Attributes:
-        parity_sha256: of the text of parity.json.
+        parity_sha256: of parity.json as `parity` writes it.
         splits: prompts of each split; a verdict takes the parity split alone.
     """
 
@@ -220,7 +221,7 @@ class Verdict(Document):
             QuarkEagleError: it is not such a document.
         """
         what = f"verdict of schema version {VERDICT_SCHEMA_VERSION}"
-        return read_document(cls, path, what, "quark-eagle gate --output FILE")
+        return read_document(cls, path, what, "quark-eagle gate --output FILE", has_prose=True)
 
     def to_json(self) -> str:
         """The file's text."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quark_eagle.documents.baseline import BaselineReport
+from quark_eagle.documents.baseline import BaselinePrompt, BaselineReport
 from quark_eagle.documents.parity import (
     DraftSampleMethod,
     ParityReport,
@@ -29,7 +29,7 @@ from quark_eagle.parity.measurement import (
 )
 from quark_eagle.parity.replay import DEAD, PromptReplay
 from quark_eagle.parity.side import Side
-from quark_eagle.parity.stored import require_current
+from quark_eagle.parity.stored import require_current, require_made_from
 from quark_eagle.parity.summary import summarize
 from quark_eagle.progress import SILENT, Progress
 from quark_eagle.trace.target_trace import TargetTrace, TracedPrompt
@@ -98,6 +98,7 @@ class Comparison:
         # Looked at before the draft is loaded: a stale file is told within a second.
         here = provenance(opened, settings)
         stored_from = require_current(stored, here, num_speculative_tokens, opened.prompts, baseline)
+        require_made_from(stored, candidate, baseline)
         return cls(measurement=Measurement.open(sides, opened, settings), stored=stored, stored_from=stored_from)
 
     @property
@@ -134,7 +135,7 @@ class Comparison:
         """Replay every prompt of the trace."""
         started = time.perf_counter()
         k = self.num_speculative_tokens
-        counted = {prompt.id: prompt.baseline for prompt in self.stored.prompts} if self.stored is not None else {}
+        counted = {prompt.id: self._as_counted_here(prompt.baseline) for prompt in self._stored_prompts}
         results = []
         for traced, replays in self.measurement.replays(progress):
             candidate = self.measurement.acceptance(replays[-1])
@@ -155,6 +156,16 @@ class Comparison:
             summary=summarize(results, k),
             prompts=results,
         )
+
+    @property
+    def _stored_prompts(self) -> Sequence[BaselinePrompt]:
+        return self.stored.prompts if self.stored is not None else ()
+
+    def _as_counted_here(self, stored: PromptAcceptance) -> PromptAcceptance:
+        """The stored counts that this measurement has of the candidate as well."""
+        if not self.measurement.settings.walk_only:
+            return stored
+        return stored.model_copy(update={"every_start": None, "walk_num_drafts": None})
 
 
 def proposals_in_common(replays: Sequence[PromptReplay], num_speculative_tokens: int) -> tuple[int, int] | None:

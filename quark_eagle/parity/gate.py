@@ -24,6 +24,7 @@ def gate(
     *,
     parity: Path,
     worth: Worth | None = None,
+    misread: Sequence[str] = (),
     command_line: Sequence[str] = (),
 ) -> Verdict:
     """The verdict on a measurement, with everything that it stands on.
@@ -33,6 +34,7 @@ def gate(
         rules: by which it is judged.
         parity: where the report lies, for the record.
         worth: what FP8 can gain.
+        misread: modules that an engine would not load as they were meant: such a draft fails whatever was counted.
         command_line: for the record.
 
     Raises:
@@ -51,6 +53,9 @@ def gate(
     if rules.first_evidence is not None:
         _require_more_of_the_same(rules.first_evidence, evidence)
     found = judge(report, rules)
+    if misread:
+        said = f"An engine would not load the candidate as it was meant: {', '.join(misread)}. `verify` says why."
+        found = replace(found, outcome="fail", rule="verification", reason=said, causes=())
     return Verdict(
         schema_version=1,
         outcome=found.outcome,
@@ -150,7 +155,11 @@ def _require_more_of_the_same(first: Evidence, second: Evidence) -> None:
     """
     both = (
         ("candidate weights", first.candidate.weights_sha256, second.candidate.weights_sha256),
+        ("candidate config", first.candidate.config_sha256, second.candidate.config_sha256),
+        ("candidate's miscast modules", first.candidate.miscast, second.candidate.miscast),
         ("baseline weights", first.baseline.weights_sha256, second.baseline.weights_sha256),
+        ("dtype", first.provenance.dtype, second.provenance.dtype),
+        ("draft sample method", first.provenance.draft_sample_method, second.provenance.draft_sample_method),
         ("target", first.provenance.target, second.provenance.target),
         ("sampling", first.provenance.sampling, second.provenance.sampling),
         ("k", first.num_speculative_tokens, second.num_speculative_tokens),

@@ -40,7 +40,7 @@ class Conversations:
     Attributes:
         counts: [C, 4] int64: tokens emitted and rounds made by the baseline, then by the candidate.
         strata: [C] int64: which conversations are resampled together.
-        num_prompts: turns of all conversations.
+        num_prompts: of the report: more than C where there was nothing to propose, or one prompt has several ids.
     """
 
     counts: IntArray
@@ -49,13 +49,13 @@ class Conversations:
 
     @classmethod
     def of(cls, prompts: Sequence[PromptResult]) -> Conversations:
-        """Of a report's prompts; turns of one conversation are added up. The order of prompts does not matter."""
+        """Of a report's prompts, in whatever order. An answer of one token, which came from prefill, is no evidence."""
         gathered: dict[tuple[str, str], IntArray] = {}
         for prompt in prompts:
-            key = (prompt.category, prompt.id)
+            key = (prompt.category, prompt.sha256)  # the same prompt under two ids is one conversation
             row = np.array([*_emitted_and_rounds(prompt.baseline), *_emitted_and_rounds(prompt.candidate)])
             gathered[key] = gathered.get(key, np.zeros(4, np.int64)) + row
-        keys = sorted(gathered)
+        keys = sorted(key for key, row in gathered.items() if row.any())
         return cls(
             counts=np.array([gathered[key] for key in keys], dtype=np.int64).reshape(len(keys), 4),
             strata=strata_of([category for category, _ in keys]),

@@ -25,6 +25,7 @@ def plan(
     margin: float,
     alpha: float,
     power: float = POWER,
+    bias: float = 0.0,
     at_least: int = 1,
 ) -> Power:
     """What a margin needs.
@@ -36,6 +37,7 @@ def plan(
         margin: the loss of τ that would still be parity, as a fraction.
         alpha: of the one-sided bound that has to clear the margin.
         power: wanted probability of a decision.
+        bias: replay's own error, which either bound has to clear besides.
         at_least: conversations below which nothing is decided, whatever the variance.
 
     >>> plan(0.09, 64, -0.002, margin=0.01, alpha=0.05).num_if_unchanged
@@ -44,20 +46,22 @@ def plan(
     from scipy.special import ndtri
 
     z = float(ndtri(1 - alpha) + ndtri(power))
-    edge = math.log1p(-margin)
-    distance = abs(math.log1p(estimate) - edge)
+    passes_above, fails_below = math.log1p(bias - margin), math.log1p(-min(margin + bias, 0.999))
+    measured = math.log1p(estimate)
+    # On its own side of the band that replay's error makes of the margin; inside it nothing decides.
+    distance = max(measured - passes_above, fails_below - measured)
     return Power(
         margin=margin,
         alpha=alpha,
         power=power,
         num_conversations=num_conversations,
         deviation=deviation,
-        num_if_unchanged=max(at_least, _needed(z * deviation, -edge)),
-        num_if_as_measured=max(at_least, _needed(z * deviation, distance)) if distance > abs(edge) / 100 else None,
-        detectable_margin=-math.expm1(-z * deviation / math.sqrt(max(1, num_conversations - _FOR_ITS_SPREAD))),
+        num_if_unchanged=_needed(z * deviation, -passes_above, at_least) if bias < margin else None,
+        num_if_as_measured=_needed(z * deviation, distance, at_least) if distance > margin / 100 else None,
+        detectable_margin=bias - math.expm1(-z * deviation / math.sqrt(max(1, num_conversations - _FOR_ITS_SPREAD))),
     )
 
 
-def _needed(spread: float, distance: float) -> int:
+def _needed(spread: float, distance: float, at_least: int) -> int:
     """Conversations until `spread` / √C is `distance`, and those for the spread of the spread itself."""
-    return math.ceil((spread / distance) ** 2) + _FOR_ITS_SPREAD
+    return max(at_least, math.ceil((spread / distance) ** 2) + _FOR_ITS_SPREAD)

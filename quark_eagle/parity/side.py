@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,9 @@ class Side:
         linear = self.layout.by_canonical["layers.0.mlp.down_proj.weight"]
         return Arm(
             name=self.name,
-            weights_sha256=_sha256_of_shards(self.checkpoint),
+            weights_sha256=sha256_of_shards(
+                (shard, digest(self.checkpoint.directory / shard).sha256) for shard in self.checkpoint.shards
+            ),
             config_sha256=hashlib.sha256((self.checkpoint.directory / CONFIG_NAME).read_bytes()).hexdigest(),
             family=self.layout.family.value,
             weight_dtype=self.checkpoint.info(linear).dtype,
@@ -87,7 +89,6 @@ def _misfit(trace: TargetTrace, part: str, side: Side) -> str:
     return ""
 
 
-def _sha256_of_shards(checkpoint: Checkpoint) -> str:
-    """Of the names and hashes of the safetensors files."""
-    lines = (f"{shard} {digest(checkpoint.directory / shard).sha256}\n" for shard in checkpoint.shards)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+def sha256_of_shards(shards: Iterable[tuple[str, str]]) -> str:
+    """Of the names and hashes of a draft's safetensors files, in the order of their names."""
+    return hashlib.sha256("".join(f"{name} {sha256}\n" for name, sha256 in shards).encode()).hexdigest()

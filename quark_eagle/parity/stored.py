@@ -2,7 +2,8 @@
 
 Refused is what makes the stored counts those of another question: another trace (and with it another target, another
 sampling, other prompts), k, activations, way of counting or way of proposing; and another release of quark-eagle or of
-torch, whose arithmetic may differ throughout. A new baseline is then one command away.
+torch, whose arithmetic may differ throughout; and a candidate whose `quark_eagle.json` says that it was made from
+another draft. A new baseline is then one command away.
 
 Noted, and not refused, is what only changes the order of summation: the build of the same torch release, the
 processor's instruction set, the number of threads. Where two logits are all but tied it turns an argmax, and it does so
@@ -14,15 +15,18 @@ would make the outcome hang on which processor a hosted runner happens to have.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from quark_eagle.checkpoint.manifest import RECORD_NAME, Manifest
 from quark_eagle.documents.baseline import BaselinePrompt, BaselineReport
 from quark_eagle.documents.parity import Provenance, StoredBaseline
-from quark_eagle.errors import QuarkEagleError, findings
+from quark_eagle.errors import CheckpointError, QuarkEagleError, findings
 from quark_eagle.parity.measurement import Measurement, provenance
+from quark_eagle.parity.side import sha256_of_shards
 from quark_eagle.progress import SILENT, Progress
 from quark_eagle.trace.trace_document import TracedPromptInfo
 
@@ -112,6 +116,25 @@ def require_current(
     )
 
 
+def require_made_from(stored: BaselineReport, candidate: Path, file: Path) -> None:
+    """See that a candidate was made from the draft whose counts are stored, where its own record says from which.
+
+    Raises:
+        QuarkEagleError: it was made from another.
+    """
+    try:
+        source = Manifest.from_json(json.loads((candidate / RECORD_NAME).read_bytes())["input"]).files
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, CheckpointError):
+        return  # not of our making: its origin is not known
+    shards = sorted(name for name in source if name.endswith(".safetensors"))
+    made_from = sha256_of_shards((name, source[name].sha256) for name in shards)
+    if made_from != stored.baseline.weights_sha256:
+        raise QuarkEagleError(
+            f"{candidate}: was made from another BF16 draft (weights {made_from[:12]}…) than that whose counts are "
+            f"in {file} ({stored.baseline.weights_sha256[:12]}…). A comparison would mean nothing. {ADVICE}"
+        )
+
+
 def _fields(here: Provenance, there: Provenance) -> Iterator[tuple[str, object, object]]:
     """(name, wanted, found) of everything that must be the same."""
     yield "trace sha256", here.trace_sha256, there.trace_sha256
@@ -120,7 +143,8 @@ def _fields(here: Provenance, there: Provenance) -> Iterator[tuple[str, object, 
     yield from _entries("sampling", here.sampling, there.sampling)
     yield "draft sample method", here.draft_sample_method, there.draft_sample_method
     yield "dtype of activations", here.dtype, there.dtype
-    yield "walk only", here.walk_only, there.walk_only
+    if not here.walk_only:  # a walk has the same rounds whatever else was counted
+        yield "walk only", here.walk_only, there.walk_only
     yield "quark-eagle", here.versions.get("quark_eagle"), there.versions.get("quark_eagle")
     yield "torch release", _release(here.versions.get("torch")), _release(there.versions.get("torch"))
 

@@ -30,6 +30,8 @@ from quark_eagle.parity.power import plan
 DEAD_BASELINE_TAU = 1.05
 COLLAPSE_SHARE = 0.5  # of the baseline's accepted tokens
 MIN_CONVERSATIONS = 64
+EMPTY_SHARE = 0.1  # of the answers, that may have no token to propose
+MIN_RESAMPLES = 499  # fewer do not have the tails that decide
 BASELINE_TOLERANCE = 0.05  # of the τ that the baseline was expected to have
 
 # From the likeliest: what silently broke FP8 drafts in the field, and in what order to look.
@@ -77,15 +79,17 @@ class Rules:
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         problems = []
-        if not 0 < self.margin < 1:
-            problems.append(f"--margin {self.margin:g}: a loss of τ as a fraction was needed, above 0 and below 1.")
+        if not 1e-4 <= self.margin < 1:
+            problems.append(f"--margin {self.margin:g}: a loss of τ as a fraction was needed, from 0.0001 to below 1.")
         if self.category_margin is not None and not self.margin <= self.category_margin < 1:
             problems.append(
                 f"--category-margin {self.category_margin:g}: at least the margin ({self.margin:g}) and below 1 was "
                 "needed: a category has fewer prompts than all of them."
             )
-        if not 0 < self.alpha < 0.5:
-            problems.append(f"--alpha {self.alpha:g}: an error probability above 0 and below 0.5 was needed.")
+        if not 0.001 <= self.alpha < 0.5:
+            problems.append(f"--alpha {self.alpha:g}: an error probability from 0.001 to below 0.5 was needed.")
+        if self.num_resamples < MIN_RESAMPLES:
+            problems.append(f"{self.num_resamples} resamples: at least {MIN_RESAMPLES} were needed.")
         if self.looks not in (1, 2):
             problems.append(f"--looks {self.looks}: 1 or 2 was needed: more looks make false passes.")
         if self.expected_baseline is not None and not 1 <= self.expected_baseline < math.inf:
@@ -136,16 +140,20 @@ def judge(report: ParityReport, rules: Rules | None = None) -> Judgement:
         )
     power = _power(difference, rules)
     found = _before_the_interval(report, difference, rules) or judge_difference(difference, rules, power)
+    # Categories gate where the whole is decided by its interval; shown they are always.
+    category_margin = rules.category_margin if found.rule in ("interval", "methods disagree") else None
     categories = judge_categories(
         report.prompts,
-        rules.category_margin,
+        category_margin,
         confidence=rules.confidence,
         bias=rules.bias.bound,
         num_resamples=rules.num_resamples,
         seed=rules.seed,
     )
-    if found.rule == "interval" and rules.category_margin is not None:
-        found = _with_categories(found, categories, rules.category_margin)
+    if category_margin is not None:
+        found = _with_categories(found, categories, category_margin)
+    elif rules.category_margin is not None:  # they were to gate, and are not looked at
+        categories = [it.model_copy(update={"margin": rules.category_margin}) for it in categories]
     return Judgement(
         outcome=found.outcome,
         rule=found.rule,
@@ -200,6 +208,14 @@ def side(interval: Interval | None, margin: float, bias: float) -> Literal["pass
 def _before_the_interval(report: ParityReport, difference: Difference, rules: Rules) -> Judgement | None:
     """What makes the interval meaningless or needless."""
     tau, expected = difference.baseline_mean_acceptance_length, rules.expected_baseline
+    empty = sum(prompt.num_generated_tokens < 2 for prompt in report.prompts)
+    if empty > EMPTY_SHARE * len(report.prompts):
+        return Judgement(
+            outcome="unusable",
+            rule="evidence",
+            reason=f"{empty} of {len(report.prompts)} answers end with their first token, so nothing was proposed for "
+            f"them; more than {EMPTY_SHARE:.0%} is a fault of the recording. Check the chat template and stop tokens.",
+        )
     other = {split: n for split, n in Counter(prompt.split for prompt in report.prompts).items() if split != "parity"}
     if other:
         found = ", ".join(f"{n} of {split}" for split, n in sorted(other.items()))
@@ -266,6 +282,7 @@ def _power(difference: Difference, rules: Rules) -> Power | None:
         difference.estimate,
         margin=rules.margin,
         alpha=rules.look.alpha_of_this_look,
+        bias=rules.bias.bound,
         at_least=MIN_CONVERSATIONS,
     )
 
@@ -273,6 +290,8 @@ def _power(difference: Difference, rules: Rules) -> Power | None:
 def _needed(power: Power | None) -> str:
     if power is None:
         return ""
+    if power.num_if_unchanged is None:
+        return "Replay's own error is as large as the margin: no number of conversations would pass."
     as_measured = (
         f"; about {power.num_if_as_measured} would decide if the change is as measured"
         if power.num_if_as_measured is not None

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from quark_eagle.checkpoint.manifest import RECORD_NAME
 from quark_eagle.checkpoint.reader import CONFIG_NAME, INDEX_NAME, PICKLE_SUFFIXES, Checkpoint
-
-RECORD_NAME = "quark_eagle.json"
 
 _CODE = (".py", ".pyc", ".so", ".sh")
 _PICKLES = (*PICKLE_SUFFIXES, ".pickle", ".joblib", ".npy", ".npz")

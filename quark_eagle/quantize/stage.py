@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quark_eagle.checkpoint.layout import Eagle3Layout
-from quark_eagle.checkpoint.manifest import FileDigest, Manifest, digest
+from quark_eagle.checkpoint.manifest import RECORD_NAME, FileDigest, Manifest, digest
 from quark_eagle.checkpoint.reader import CONFIG_NAME, INDEX_NAME, Checkpoint
 from quark_eagle.checkpoint.vocab_map import check_vocab_map
 from quark_eagle.checkpoint.writer import ShardWriter
 from quark_eagle.errors import NonFiniteWeightError
 from quark_eagle.progress import SILENT, Progress, Task
-from quark_eagle.quantize.carried import RECORD_NAME, Companions
+from quark_eagle.quantize.carried import Companions
 from quark_eagle.quantize.plan import QuantPlan, require_quantizable
 from quark_eagle.quantize.quantization_config import quantized_config
 from quark_eagle.quantize.quark_backend import BLOCK_ELEMENTS, Quark, load_quark, require_quark

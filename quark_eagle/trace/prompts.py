@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from quark_eagle.documents.base import sha256_of_prompts
 from quark_eagle.errors import StorageError, TraceError, UsageError, findings
 
 SPLITS = ("calibration", "selection", "parity")
@@ -167,10 +169,7 @@ class PromptSet:
     @property
     def sha256(self) -> str:
         """Of ids and contents in order: the same prompts in another file have the same hash."""
-        digest = hashlib.sha256()
-        for prompt in self.prompts:
-            digest.update(_canonical([prompt.id, prompt.category, prompt.split, prompt.sha256]) + b"\n")
-        return digest.hexdigest()
+        return sha256_of_prompts((it.id, it.category, it.split, it.sha256) for it in self.prompts)
 
 
 def packaged_calib() -> Path:
@@ -248,6 +247,8 @@ def _prompt(value: Any, default_id: str, default_split: str, notes: Counter[str]
     for key, field in (("id", identity), ("category", category), ("split", split)):
         if not isinstance(field, str | int) or isinstance(field, bool):
             raise ValueError(f"{key} is {type(field).__name__}, but a string was needed.")
+        if any(unicodedata.category(character) == "Cc" for character in str(field)):
+            raise ValueError(f"{key} holds a control character. Names are printed, and read by other programs.")
     return Prompt.of(messages, id=str(identity), category=str(category), split=str(split))
 
 

@@ -39,7 +39,8 @@ def test_a_category_of_few_conversations_decides_nothing() -> None:
 
 
 def test_many_turns_of_few_conversations_are_few_conversations() -> None:
-    turns = [p.model_copy(update={"id": f"conversation-{i % 10}"}) for i, p in enumerate(many(40, loss=0.3))]
+    prompts = many(40, loss=0.3)
+    turns = [p.model_copy(update={"sha256": prompts[i % 10].sha256}) for i, p in enumerate(prompts)]
     assert judged(turns)["coding"].outcome == "inconclusive"
 
 

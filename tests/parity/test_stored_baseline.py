@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from quark_eagle.checkpoint.manifest import Manifest
 from quark_eagle.documents.base import write_text
 from quark_eagle.documents.baseline import BaselineReport, refuse_replacing_another_file
 from quark_eagle.documents.parity import ParityReport
@@ -180,16 +183,38 @@ def changed(stored: Path, directory: Path, change: Change) -> Path:
     return path
 
 
+def test_a_walk_is_compared_with_a_baseline_of_which_more_was_counted(
+    pair: Pair, fp8_draft: Path, stored: Path
+) -> None:
+    """The counts are stored once, by `--update-baseline`; the gate in CI measures the walk alone."""
+    report = Comparison.open(stored, fp8_draft, pair[1], walk_only=True).run()
+    whole = Comparison.open(pair[0], fp8_draft, pair[1], walk_only=True).run()
+    assert [it.baseline for it in report.prompts] == [it.baseline for it in whole.prompts]
+    assert report.summary.overall.walk == whole.summary.overall.walk
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_candidate_made_from_another_draft_is_refused(
+    pair: Pair, fp8_draft: Path, stored: Path, tmp_path: Path, same: bool
+) -> None:
+    source = Manifest.of(pair[0]).to_json()
+    if not same:
+        source["model.safetensors"]["sha256"] = "0" * 64
+    shutil.copytree(fp8_draft, tmp_path / "candidate")
+    (tmp_path / "candidate" / "quark_eagle.json").write_text(json.dumps({"input": source}))
+    with nullcontext() if same else pytest.raises(QuarkEagleError, match="was made from another BF16 draft"):
+        Comparison.open(stored, tmp_path / "candidate", pair[1])
+
+
 def test_every_field_that_differs_is_told_at_once(pair: Pair, fp8_draft: Path, stored: Path, tmp_path: Path) -> None:
     other = write_tiny_trace(tmp_path / "other", pair[0], num_generated=12, num_prompts=6)
     with pytest.raises(QuarkEagleError) as refused:
-        Comparison.open(stored, fp8_draft, other, num_speculative_tokens=4, walk_only=True)
+        Comparison.open(stored, fp8_draft, other, num_speculative_tokens=4)
     for part in (
         "k: wanted 4 (this measurement), found 3 (stored).",
         "trace sha256:",
         "prompts sha256:",
         "sampling max_tokens: wanted 12",
-        "walk only:",
         "not stored: prompt-4, prompt-5.",
         "another length: prompt-0",
     ):

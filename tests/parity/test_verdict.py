@@ -194,3 +194,47 @@ def test_all_that_is_wrong_with_the_rules_is_told_at_once() -> None:
 def test_a_category_margin_is_not_narrower_than_the_whole() -> None:
     with pytest.raises(UsageError, match=r"--category-margin 0.005: at least the margin"):
         Rules(margin=0.01, category_margin=0.005)
+
+
+def test_answers_without_a_token_to_propose_are_no_conversations(measured: ParityReport) -> None:
+    """One real conversation among empty ones has no variance, and must not pass for that."""
+    real = many(1, loss=0.005)
+    empty = [counted(f"empty-{i}", [0, 0], [0, 0]) for i in range(63)]
+    found = judged(measured, [*real, *empty])
+    assert (found.outcome, found.rule) == ("unusable", "evidence")
+    assert "63 of 64 answers end with their first token" in found.reason
+    some = judged(measured, [*many(70), *empty[:5]])
+    assert some.difference is not None
+    assert (some.difference.num_conversations, some.difference.num_prompts) == (70, 75)
+
+
+def test_one_prompt_under_many_ids_is_one_conversation(measured: ParityReport) -> None:
+    (prompt,) = many(1, loss=0.005)
+    copies = [prompt.model_copy(update={"id": f"copy-{i}"}) for i in range(64)]
+    found = judged(measured, copies)
+    assert found.difference is not None
+    assert found.difference.num_conversations == 1
+    assert (found.outcome, found.rule) == ("inconclusive", "too few conversations")
+
+
+def test_a_category_does_not_fail_where_the_whole_is_not_decided_by_its_interval(measured: ParityReport) -> None:
+    prompts = [*many(30, loss=0.2), *many(30, categories=("math",))]
+    found = judged(measured, prompts, category_margin=0.02)
+    assert (found.outcome, found.rule) == ("inconclusive", "too few conversations")
+    assert [category.outcome for category in found.categories] == [None, None]
+
+
+def test_replays_own_error_asks_for_more_conversations_and_as_large_as_the_margin_for_any(
+    measured: ParityReport,
+) -> None:
+    def needed(bias: float) -> int | None:
+        anchor = Bias(bound=bias, anchored=True, source="a served run")
+        power = judged(measured, many(80, noise=6), margin=0.01, bias=anchor).power
+        assert power is not None
+        return power.num_if_unchanged
+
+    without, with_some = needed(0.0), needed(0.005)
+    assert without is not None
+    assert with_some is not None
+    assert with_some > 3 * without
+    assert needed(0.01) is None
