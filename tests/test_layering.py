@@ -53,6 +53,7 @@ NUMERICAL_CORE = (
     "fp8",
     "parity.acceptance",
     "parity.categories",
+    "parity.delta",
     "parity.gate",
     "parity.bca",
     "parity.paired",

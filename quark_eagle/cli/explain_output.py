@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from quark_eagle.parity.contexts import Contexts, Place, ReplayedPrompt
+    from quark_eagle.parity.delta import Bounds
     from quark_eagle.parity.divergence import Divergence
     from quark_eagle.parity.explain import Explanation, Part
-    from quark_eagle.parity.positions import Bounds, Position, Share, ShareChange
+    from quark_eagle.parity.positions import Position, Share, ShareChange
 
 CONTEXT_CHARACTERS = 72  # of the text before a place
 CONTEXT_IDS = 10  # of its tokens, where there is no text

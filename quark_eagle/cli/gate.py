@@ -229,7 +229,7 @@ def _deliver(verdict: Verdict, files: VerdictFiles, json_: bool) -> None:
         files.remove()
         raise
     if json_:
-        sys.stdout.write(verdict.to_json())
+        render.emit(verdict.to_json())
         return
     if verdict.rule == "not evaluated":
         render.say(TITLES[verdict.outcome])  # the error itself follows on stderr

@@ -137,7 +137,7 @@ def _numbers(plan: Power | None) -> tuple[str, str, str]:
 
     if plan is None:
         return (NOTHING,) * 3
-    needed = (
+    unchanged, measured = (
         NOTHING if number is None else count(number) for number in (plan.num_if_unchanged, plan.num_if_as_measured)
     )
-    return (count(plan.num_conversations), *needed)  # type: ignore[return-value]
+    return count(plan.num_conversations), unchanged, measured

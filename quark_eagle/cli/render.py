@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from quark_eagle.progress import SILENT, Progress, Task, Unit
 
@@ -32,7 +32,12 @@ def err() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    from rich.console import Console
+    from rich.console import Console as RichConsole
+
+    class Console(RichConsole):
+        def on_broken_pipe(self) -> None:
+            """Whoever read has gone (`| head`): rich would exit with 1, which says bug, and the answer stands."""
+            _read_no_more(self.file)
 
     # NO_COLOR (no-color.org) asks for no colour; bold and dim go with it, so that captured text is plain text.
     color_system: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
@@ -44,6 +49,13 @@ def _console(*, stderr: bool) -> Console:
         emoji=False,
         width=None if (sys.stderr if stderr else sys.stdout).isatty() else _piped_width(),
     )
+
+
+def _read_no_more(stream: IO[str]) -> None:
+    """Let the rest of a stream go nowhere, down to the flush at the end of the process."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _piped_width() -> int:
@@ -73,8 +85,16 @@ def emit_json(document: Mapping[str, Any]) -> None:
     Raises:
         ValueError: the document holds NaN or an infinity, which JSON does not have.
     """
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    sys.stdout.flush()
+    emit(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def emit(text: str) -> None:
+    """Print text on stdout as it is; a reader who has gone changes nothing of how the command ends."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _read_no_more(sys.stdout)
 
 
 def table(

@@ -16,14 +16,22 @@ from typing import Any
 import numpy as np
 
 from quark_eagle.documents.parity import ParityReport, PromptResult
-from quark_eagle.parity.paired import Conversations, change, degrees_of_freedom, standard_error, strata_of
-from quark_eagle.parity.positions import METHOD, Bounds, IntArray, Position, positions, t_interval
+from quark_eagle.parity.delta import Bounds, IntArray
+from quark_eagle.parity.paired import (
+    Conversations,
+    by_conversation,
+    change,
+    delta_interval,
+    standard_error,
+    strata_of,
+)
+from quark_eagle.parity.positions import METHOD, Position, positions
 
 EXPLANATION_SCHEMA_VERSION = 1
 CONFIDENCE = 0.90  # two-sided: its ends are one-sided 95 % bounds, as in a verdict
 WORST_SHARE = 0.10
 
-Key = tuple[str, str]  # category and id: what makes a conversation
+Key = tuple[str, str]  # category and hash: what makes a conversation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +142,7 @@ def explain(report: ParityReport, *, num_worst: int = 5, confidence: float = CON
         num_worst: conversations that are named.
         confidence: of all intervals.
     """
-    turns = _by_conversation(report.prompts)
+    turns = by_conversation(report.prompts)
     extra = {key: _extra(prompts) for key, prompts in turns.items()}
     lost = _lost(extra.values())
     strata = strata_of([category for category, _ in turns])
@@ -158,21 +166,15 @@ def explain(report: ParityReport, *, num_worst: int = 5, confidence: float = CON
             for name in categories
         ),
         worst=tuple(
-            ConversationLoss(id=key[1], category=key[0], rounds=_rounds(turns[key]), extra_num_drafts=extra[key])
+            ConversationLoss(
+                id=turns[key][0].id, category=key[0], rounds=_rounds(turns[key]), extra_num_drafts=extra[key]
+            )
             for key in _worst_first(extra)[:num_worst]
             if extra[key] > 0
         ),
         concentration=_concentration(extra, lost),
         agreement=_agreement(report.prompts),
     )
-
-
-def _by_conversation(prompts: Sequence[PromptResult]) -> dict[Key, list[PromptResult]]:
-    """Turns of each conversation, in an order of their own."""
-    gathered: dict[Key, list[PromptResult]] = {}
-    for prompt in prompts:
-        gathered.setdefault((prompt.category, prompt.id), []).append(prompt)
-    return {key: gathered[key] for key in sorted(gathered)}
 
 
 def _histograms(turns: dict[Key, list[PromptResult]], counting: str, k: int) -> tuple[IntArray, IntArray]:
@@ -192,7 +194,7 @@ def _rounds(prompts: Sequence[PromptResult]) -> Rounds:
     before, after = (sum(sum(getattr(p, arm).walk) for p in prompts) for arm in ("baseline", "candidate"))
     return Rounds(
         num_prompts=len(prompts),
-        num_conversations=len({(prompt.category, prompt.id) for prompt in prompts}),
+        num_conversations=len(by_conversation(prompts)),
         num_emitted_tokens=emitted,
         baseline_num_drafts=before,
         candidate_num_drafts=after,
@@ -203,14 +205,12 @@ def _rounds(prompts: Sequence[PromptResult]) -> Rounds:
 
 def _part(name: str, prompts: Sequence[PromptResult], lost_everywhere: int, confidence: float) -> Part:
     rounds, conversations = _rounds(prompts), Conversations.of(prompts)
-    extra = [_extra(turns) for turns in _by_conversation(prompts).values()]
+    extra = [_extra(turns) for turns in by_conversation(prompts).values()]
     lost = _lost(extra)
     estimate, interval = None, None
     if rounds.baseline_num_drafts and rounds.candidate_num_drafts:
         estimate = float(change(conversations.counts.sum(axis=0)))
-        error, freedom = standard_error(conversations), degrees_of_freedom(conversations)
-        found = t_interval(float(np.log1p(estimate)), error, freedom, confidence)  # of the logarithm, as the verdict's
-        interval = None if found is None else (float(np.expm1(found[0])), float(np.expm1(found[1])))
+        interval = delta_interval(conversations, standard_error(conversations), confidence)
     return Part(
         name=name,
         rounds=rounds,
@@ -253,7 +253,7 @@ def _lost(extra: Iterable[int]) -> int:
 
 
 def _worst_first(extra: dict[Key, int]) -> list[Key]:
-    return sorted(extra, key=lambda key: (-extra[key], key))
+    return sorted(extra, key=lambda key: -extra[key])  # ties stay in the order of categories and names
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:

@@ -15,7 +15,7 @@ from quark_eagle import __version__
 from quark_eagle.documents.parity import ParityReport
 from quark_eagle.documents.verdict import EXIT_CODES, Evidence, Verdict, Worth
 from quark_eagle.errors import QuarkEagleError, UsageError, findings
-from quark_eagle.parity.verdict import Rules, judge
+from quark_eagle.parity.verdict import Judgement, Rules, judge
 
 
 def gate(
@@ -56,6 +56,18 @@ def gate(
     if misread:
         said = f"An engine would not load the candidate as it was meant: {', '.join(misread)}. `verify` says why."
         found = replace(found, outcome="fail", rule="verification", reason=said, causes=())
+    return _document(found, rules, evidence, worth, command_line)
+
+
+def not_evaluated(error: QuarkEagleError, rules: Rules, *, command_line: Sequence[str] = ()) -> Verdict:
+    """The verdict where there was nothing to judge: unusable, with the error as its reason."""
+    found = Judgement(outcome="unusable", rule="not evaluated", reason=str(error))
+    return _document(found, rules, None, None, command_line)
+
+
+def _document(
+    found: Judgement, rules: Rules, evidence: Evidence | None, worth: Worth | None, command_line: Sequence[str]
+) -> Verdict:
     return Verdict(
         schema_version=1,
         outcome=found.outcome,
@@ -74,35 +86,14 @@ def gate(
         power=found.power,
         worth=worth,
         evidence=evidence,
-        created=_now(),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command_line=list(command_line),
-        versions=_versions(),
-    )
-
-
-def not_evaluated(error: QuarkEagleError, rules: Rules, *, command_line: Sequence[str] = ()) -> Verdict:
-    """The verdict where there was nothing to judge: unusable, with the error as its reason."""
-    return Verdict(
-        schema_version=1,
-        outcome="unusable",
-        exit_code=EXIT_CODES["unusable"],
-        rule="not evaluated",
-        reason=str(error),
-        causes=[],
-        margin=rules.margin,
-        alpha=rules.alpha,
-        category_margin=rules.category_margin,
-        looks=rules.look,
-        bias=rules.bias,
-        expected_baseline=rules.expected_baseline,
-        difference=None,
-        categories=[],
-        power=None,
-        worth=None,
-        evidence=None,
-        created=_now(),
-        command_line=list(command_line),
-        versions=_versions(),
+        versions={
+            "quark_eagle": __version__,
+            "python": platform.python_version(),
+            "numpy": metadata.version("numpy"),
+            "scipy": metadata.version("scipy"),
+        },
     )
 
 
@@ -170,16 +161,3 @@ def _require_more_of_the_same(first: Evidence, second: Evidence) -> None:
     if problems:
         advice = "A second look judges the same drafts on more prompts. Record more and measure again."
         raise UsageError(findings(second.parity, problems, advice))
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "quark_eagle": __version__,
-        "python": platform.python_version(),
-        "numpy": metadata.version("numpy"),
-        "scipy": metadata.version("scipy"),
-    }

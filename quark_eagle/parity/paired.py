@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +22,13 @@ import numpy.typing as npt
 from quark_eagle.documents.parity import PromptAcceptance, PromptResult
 from quark_eagle.documents.verdict import Difference, Interval
 from quark_eagle.parity.bca import bca
+from quark_eagle.parity.delta import Bounds, degrees_of_freedom, standard_error_of, t_interval
 
 NUM_RESAMPLES = 9999
 MIN_STRATUM = 20
 """Conversations of one stratum at least: a bootstrap within n of them has (n - 1) / n of the true variance. In
 simulation strata of six or seven turn the one-sided error at 64 conversations from 5 % into 8 %."""
-_ROUNDING = 1e-12  # a standard error below it is of conversations that are all alike
+DELTA_METHOD = "t interval of the logarithm, delta method"
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -49,16 +50,15 @@ class Conversations:
 
     @classmethod
     def of(cls, prompts: Sequence[PromptResult]) -> Conversations:
-        """Of a report's prompts, in whatever order. An answer of one token, which came from prefill, is no evidence."""
-        gathered: dict[tuple[str, str], IntArray] = {}
-        for prompt in prompts:
-            key = (prompt.category, prompt.sha256)  # the same prompt under two ids is one conversation
-            row = np.array([*_emitted_and_rounds(prompt.baseline), *_emitted_and_rounds(prompt.candidate)])
-            gathered[key] = gathered.get(key, np.zeros(4, np.int64)) + row
-        keys = sorted(key for key, row in gathered.items() if row.any())
+        """Of a report's prompts, in whatever order."""
+        turns = by_conversation(prompts)
+        rows = [
+            np.sum([[*_emitted_and_rounds(p.baseline), *_emitted_and_rounds(p.candidate)] for p in own], axis=0)
+            for own in turns.values()
+        ]
         return cls(
-            counts=np.array([gathered[key] for key in keys], dtype=np.int64).reshape(len(keys), 4),
-            strata=strata_of([category for category, _ in keys]),
+            counts=np.array(rows, dtype=np.int64).reshape(len(rows), 4),
+            strata=strata_of([category for category, _ in turns]),
             num_prompts=len(prompts),
         )
 
@@ -69,6 +69,19 @@ class Conversations:
     def identical(self) -> bool:
         """Whether both drafts did the same on every conversation."""
         return bool((self.counts[:, :2] == self.counts[:, 2:]).all())
+
+
+def by_conversation(prompts: Iterable[PromptResult]) -> dict[tuple[str, str], list[PromptResult]]:
+    """The prompts of each conversation by category and hash, in an order of their own.
+
+    The same prompt under two ids is one conversation. An answer of one token, which came from prefill, is none.
+    """
+    gathered: dict[tuple[str, str], list[PromptResult]] = {}
+    for prompt in prompts:
+        if prompt.num_generated_tokens > 1:
+            gathered.setdefault((prompt.category, prompt.sha256), []).append(prompt)
+    by_name = sorted(gathered, key=lambda key: (key[0], min(prompt.id for prompt in gathered[key])))
+    return {key: gathered[key] for key in by_name}
 
 
 def strata_of(categories: Sequence[str]) -> IntArray:
@@ -96,6 +109,7 @@ def paired_difference(
     if (totals[[1, 3]] == 0).any():
         return None
     error = standard_error(conversations)
+    second = delta_interval(conversations, error, confidence)
     return Difference(
         num_prompts=conversations.num_prompts,
         num_conversations=len(conversations),
@@ -109,7 +123,9 @@ def paired_difference(
         estimate=float(change(totals)),
         standard_error=error,
         interval=_bca(conversations, confidence, error, num_resamples, seed),
-        second_interval=_delta(conversations, confidence, error),
+        second_interval=Interval(low=second[0], high=second[1], confidence=confidence, method=DELTA_METHOD)
+        if second is not None
+        else None,
         num_resamples=num_resamples,
         seed=seed,
     )
@@ -127,14 +143,8 @@ def change(totals: IntArray | FloatArray) -> FloatArray:
 
 
 def standard_error(conversations: Conversations) -> float | None:
-    """Of log(1 + change), by the delta method within strata; None below two conversations."""
-    if len(conversations) < 2:
-        return None
-    influence, variance = influences(conversations), 0.0
-    for stratum in np.unique(conversations.strata):
-        own = influence[conversations.strata == stratum]
-        variance += len(own) * float(own.var(ddof=1))  # of a sum of len(own) independent terms
-    return float(np.sqrt(variance)) if variance > _ROUNDING**2 else 0.0
+    """Of log(1 + change), by the delta method; None below two conversations."""
+    return standard_error_of(influences(conversations), conversations.strata)
 
 
 def influences(conversations: Conversations) -> FloatArray:
@@ -144,9 +154,11 @@ def influences(conversations: Conversations) -> FloatArray:
     return result
 
 
-def degrees_of_freedom(conversations: Conversations) -> int:
-    """Of the delta method's variance."""
-    return len(conversations) - len(set(conversations.strata.tolist()))
+def delta_interval(conversations: Conversations, error: float | None, confidence: float) -> Bounds | None:
+    """The second road: a t interval of the logarithm; None below two conversations."""
+    centre = float(np.log1p(change(conversations.counts.sum(axis=0))))
+    ends = t_interval(centre, error, degrees_of_freedom(conversations.strata), confidence)
+    return None if ends is None else (float(np.expm1(ends[0])), float(np.expm1(ends[1])))
 
 
 def expanded(confidence: float, num_conversations: int, num_strata: int) -> float:
@@ -179,21 +191,6 @@ def _bca(
     level = expanded(confidence, len(conversations), len(groups))
     ends = bca(groups, change, level, num_resamples=num_resamples, seed=seed)
     return Interval(low=ends[0], high=ends[1], confidence=confidence, method=method) if ends is not None else None
-
-
-def _delta(conversations: Conversations, confidence: float, error: float | None) -> Interval | None:
-    if error is None:
-        return None
-    from scipy.special import stdtrit
-
-    centre = np.log1p(change(conversations.counts.sum(axis=0)))
-    half = error * float(stdtrit(degrees_of_freedom(conversations), (1 + confidence) / 2)) if error > 0 else 0.0
-    return Interval(
-        low=float(np.expm1(centre - half)),
-        high=float(np.expm1(centre + half)),
-        confidence=confidence,
-        method="t interval of the logarithm, delta method",
-    )
 
 
 def _emitted_and_rounds(acceptance: PromptAcceptance) -> tuple[int, int]:

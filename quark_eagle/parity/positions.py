@@ -3,7 +3,7 @@
 Rounds are not independent (a Wilson interval would take them for that): those of one conversation share a text and
 follow each other. So a share is a ratio of sums over conversations. It is linearised, r + Σ (x_c - r n_c) / Σ n, and
 the variance of these influences is taken between conversations, within categories, because their mix was chosen: the
-delta method, as in `paired.standard_error`. For a change both drafts' influences of a conversation are subtracted
+delta method of `parity.delta`. For a change both drafts' influences of a conversation are subtracted
 first, which is what pairs them. It is in closed form, which a bootstrap of 6 k intervals is not, and has no seed; at 64
 conversations it agrees with the BCa bootstrap to a tenth of the interval's width (a test holds that).
 """
@@ -14,13 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from quark_eagle.parity.delta import Bounds, FloatArray, IntArray, degrees_of_freedom, standard_error_of, t_interval
 
 METHOD = "t interval by the delta method, paired by conversation, stratified by category (small ones together)"
-
-Bounds = tuple[float, float]
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,20 +94,6 @@ def positions(baseline: IntArray, candidate: IntArray, strata: IntArray, confide
     ]
 
 
-def t_interval(estimate: float, error: float | None, freedom: int, confidence: float) -> Bounds | None:
-    """``estimate`` ± t · ``error``; None without an error or a degree of freedom.
-
-    >>> [round(end, 2) for end in t_interval(0.0, 1.0, 5, 0.90)]
-    [-2.02, 2.02]
-    """
-    if error is None or freedom < 1:
-        return None
-    from scipy.special import stdtrit  # a tenth of the second that scipy.stats takes to import
-
-    half = float(stdtrit(freedom, (1 + confidence) / 2)) * error
-    return estimate - half, estimate + half
-
-
 def _reaching(histogram: IntArray) -> IntArray:
     """[C, k + 1]: drafts with at least j tokens accepted; column 0 is all of them."""
     result: IntArray = histogram[:, ::-1].cumsum(axis=1)[:, ::-1]
@@ -131,7 +114,7 @@ def _share_change(
         return ShareChange(baseline=first, candidate=second, change=None, interval=None)
     paired = _influence(*candidate, second.rate) - _influence(*baseline, first.rate)
     difference = second.rate - first.rate
-    interval = t_interval(difference, *_error(paired, strata), confidence)
+    interval = t_interval(difference, standard_error_of(paired, strata), degrees_of_freedom(strata), confidence)
     return ShareChange(baseline=first, candidate=second, change=difference, interval=interval)
 
 
@@ -140,7 +123,8 @@ def _share(counted: IntArray, of: IntArray, strata: IntArray, confidence: float)
     if total == 0:
         return Share(count=count, of=total, rate=None, interval=None)
     rate = count / total
-    found = t_interval(rate, *_error(_influence(counted, of, rate), strata), confidence)
+    error = standard_error_of(_influence(counted, of, rate), strata)
+    found = t_interval(rate, error, degrees_of_freedom(strata), confidence)
     # None or all accepted: nothing varied, which is no proof that nothing can.
     interval = (max(0.0, found[0]), min(1.0, found[1])) if found is not None and 0 < count < total else None
     return Share(count=count, of=total, rate=rate, interval=interval)
@@ -150,13 +134,3 @@ def _influence(counted: IntArray, of: IntArray, rate: float) -> FloatArray:
     """[C] what each conversation adds to the share, to first order."""
     result: FloatArray = (counted - rate * of) / of.sum()
     return result
-
-
-def _error(influence: FloatArray, strata: IntArray) -> tuple[float | None, int]:
-    """(standard error of the sum of influences, its degrees of freedom); no error without a degree."""
-    groups = [influence[strata == stratum] for stratum in np.unique(strata)]
-    freedom = len(influence) - len(groups)
-    if freedom < 1:
-        return None, freedom
-    variance = sum(len(group) * float(group.var(ddof=1)) for group in groups if len(group) > 1)
-    return variance**0.5, freedom

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from quark_eagle.documents.parity import ParityReport
@@ -154,15 +154,7 @@ def judge(report: ParityReport, rules: Rules | None = None) -> Judgement:
         found = _with_categories(found, categories, category_margin)
     elif rules.category_margin is not None:  # they were to gate, and are not looked at
         categories = [it.model_copy(update={"margin": rules.category_margin}) for it in categories]
-    return Judgement(
-        outcome=found.outcome,
-        rule=found.rule,
-        reason=found.reason,
-        causes=found.causes,
-        difference=difference,
-        categories=tuple(categories),
-        power=power,
-    )
+    return replace(found, difference=difference, categories=tuple(categories), power=power)
 
 
 def judge_difference(difference: Difference, rules: Rules, power: Power | None = None) -> Judgement:

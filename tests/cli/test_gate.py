@@ -269,6 +269,20 @@ def test_stored_counts_take_the_place_of_the_baseline_and_stale_ones_are_refused
     assert "found 3 (stored)" in junit.read_text(encoding="utf-8")
 
 
+def test_the_three_lines_of_the_readme_make_a_gate(
+    three: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they stand there: the baseline is stored with all its counts, and the gate measures the walk alone."""
+    draft, _, trace = three
+    monkeypatch.chdir(tmp_path)
+    Path("ci").mkdir()
+    stored = CliRunner().invoke(app, ["parity", draft, "--trace", trace, "--update-baseline", "ci/baseline.json"])
+    assert stored.exit_code == 0, stored.output
+    code, out, _ = run("ci/baseline.json", draft, "--trace", trace, "--junit", "gate.xml", "--markdown", "verdict.md")
+    assert (code, out.splitlines()[0][:5]) == (0, "PASS:")
+    assert Path("verdict.md").is_file()
+
+
 def test_a_trace_that_is_none_is_told_in_junit_as_well(three: tuple[str, str, str], tmp_path: Path) -> None:
     kept, junit = tmp_path / "parity.json", tmp_path / "gate.xml"
     code, _, err = run(*three[:2], "--trace", three[0], "--parity-output", kept, "--junit", junit)
@@ -312,3 +326,16 @@ def test_a_decision_takes_two_seconds_at_most(reports: Path) -> None:
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(seconds() for _ in range(3)) < GATE_SECONDS
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_reader_who_leaves_early_does_not_change_the_verdict(reports: Path, form: list[str]) -> None:
+    """`quark-eagle gate … | head -1`: the exit code is the verdict's, not 1, which says bug."""
+    command = [sys.executable, "-m", "quark_eagle", "gate", str(reports / "fail.json"), *form]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # before anything is written
+        complaint = process.stderr.read()
+    assert process.returncode == 3, complaint
+    assert b"Traceback" not in complaint

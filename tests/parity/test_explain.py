@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from quark_eagle.documents.parity import ParityReport, PromptResult
+from quark_eagle.parity.delta import IntArray
 from quark_eagle.parity.explain import Explanation, explain
-from quark_eagle.parity.positions import IntArray, Position, positions
+from quark_eagle.parity.paired import Conversations
+from quark_eagle.parity.positions import Position, positions
+from tests.parity.counted import counted
 from tests.reports import AT_PAR, WORSE, report
 
 
@@ -186,10 +189,12 @@ def test_the_order_of_prompts_changes_nothing() -> None:
     assert cuts(explain(edited(measured, shuffled))) == cuts(explain(measured))
 
 
-def test_turns_of_one_conversation_are_one_conversation() -> None:
+def test_a_prompt_that_was_asked_twice_is_one_conversation() -> None:
     measured = report((2, 3, 4, 5))
     same = [
-        prompt.model_copy(update={"id": f"talk-{place // 2}", "category": "qa"})
+        prompt.model_copy(
+            update={"id": f"talk-{place // 2}", "sha256": measured.prompts[place // 2].sha256, "category": "qa"}
+        )
         for place, prompt in enumerate(measured.prompts)
     ]
     found = explain(edited(measured, same))
@@ -237,3 +242,14 @@ def test_too_little_to_vary_has_no_interval_and_no_number_that_is_none(losses: t
     walk: Sequence[Position] = found.walk
     assert all(one.marginal.interval is None for one in walk)
     cuts(found)  # no NaN anywhere
+
+
+def test_an_explanation_counts_the_conversations_that_the_verdict_counts() -> None:
+    """Copies of a prompt are one conversation and an empty answer is none, here as there."""
+    measured = report(AT_PAR[:70])
+    copy = measured.prompts[0].model_copy(update={"id": "a-copy"})
+    empty = counted("empty", [0] * 4, [0] * 4)
+    prompts = [*measured.prompts, copy, empty]
+    found = explain(edited(measured, prompts)).overall.rounds
+    assert (found.num_prompts, found.num_conversations) == (72, 70)
+    assert len(Conversations.of(prompts)) == 70
