@@ -10,7 +10,8 @@
      │    └── NonFiniteWeightError
      ├── TraceError              the recorded trace cannot be used
      │    └── TraceMismatchError it belongs to another target or draft
-     ├── VerificationError       an engine could not be asked
+     ├── VerificationError       an engine could not be asked how it loads a draft
+     ├── EngineError             an engine could not be started, reached or kept alive
      └── StorageError            disk full, no permission
 
 Each takes one message, which may have several lines and reads: *where: what was found, but what was
@@ -68,6 +69,10 @@ class TraceMismatchError(TraceError):
 
 class VerificationError(QuarkEagleError):
     """An engine could not be asked, so nothing is known; not a finding about the checkpoint."""
+
+
+class EngineError(QuarkEagleError):
+    """An engine could not be started, did not answer, or died; the message names its log."""
 
 
 class StorageError(QuarkEagleError):
