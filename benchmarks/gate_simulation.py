@@ -37,10 +37,10 @@ from quark_eagle.parity.verdict import MIN_CONVERSATIONS
 DEMO = Population(
     # Ten categories; a quarter of the answers ends before 128 tokens. τ is 1.58.
     lengths=(127,) * 48 + (10, 21, 29, 33, 40, 46, 47, 50, 67, 77, 82, 86, 90, 93, 98, 103),
-    means=(-0.365, -0.967, -0.117, -1.449, -0.691, -0.384, -0.157, -0.699, -0.673, -0.670),
-    spread=0.535,
-    redraw=0.0143,
-    shift_spread=0.0247,
+    means=(-0.244, -0.743, -0.114, -1.254, -0.702, -0.200, 0.140, -0.685, -0.513, -0.477),
+    spread=0.519,
+    redraw=0.0094,
+    shift_spread=0.0183,
 )
 ALPHA, POWER = 0.05, 0.80
 NUM_RESAMPLES = 1999
