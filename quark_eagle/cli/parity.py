@@ -14,7 +14,8 @@ from quark_eagle.cli.options import JsonFlag, OverwriteFlag, SpeculativeTokensOp
 
 if TYPE_CHECKING:
     from quark_eagle.documents.parity import ParityReport
-    from quark_eagle.parity.measurement import Estimate, Settings
+    from quark_eagle.parity.estimate import Estimate
+    from quark_eagle.parity.measurement import Settings
 
 
 def parity(
@@ -174,13 +175,14 @@ def store_baseline(baseline: Path, trace: Path, settings: Settings, file: Path, 
     from quark_eagle.cli import render
     from quark_eagle.cli.parity_output import show_baseline
     from quark_eagle.documents.base import write_text
+    from quark_eagle.parity.estimate import Estimate
     from quark_eagle.parity.measurement import Measurement
     from quark_eagle.parity.side import Side
     from quark_eagle.parity.stored import measure_baseline
     from quark_eagle.trace.target_trace import TargetTrace
 
     measurement = Measurement.open([("baseline", Side.open(baseline))], TargetTrace.open(trace), settings)
-    announce(measurement.estimate(), len(measurement.trace))
+    announce(Estimate.of(measurement), len(measurement.trace))
     report = measure_baseline(measurement, command_line=sys.argv, progress=render.progress(quiet=json_))
     write_text(file, report.to_json())
     if json_:

@@ -19,9 +19,9 @@ from quark_eagle.documents.parity import (
     StoredBaseline,
 )
 from quark_eagle.model.eagle3 import Eagle3Draft
+from quark_eagle.parity.estimate import Estimate
 from quark_eagle.parity.measurement import (
     DtypeName,
-    Estimate,
     Measurement,
     Settings,
     combined_once,
@@ -125,11 +125,7 @@ class Comparison:
 
     def estimate(self) -> Estimate:
         """What `run` will take."""
-        return self.measurement.estimate()
-
-    def estimate_seconds(self) -> float:
-        """How long `run` will take at most."""
-        return self.estimate().seconds
+        return Estimate.of(self.measurement)
 
     def run(self, *, command_line: Sequence[str] = (), progress: Progress = SILENT) -> ParityReport:
         """Replay every prompt of the trace."""

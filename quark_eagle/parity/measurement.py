@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import platform
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -22,7 +21,6 @@ from quark_eagle import __version__
 from quark_eagle.documents.parity import DraftSampleMethod, PromptAcceptance, Provenance, StoredBaseline
 from quark_eagle.errors import CheckpointError
 from quark_eagle.model.eagle3 import Eagle3Draft
-from quark_eagle.model.linear import KEEP_WIDENED_BYTES, cpu_multiplies_bf16
 from quark_eagle.parity.acceptance import every_start_histogram, walk, walk_histogram
 from quark_eagle.parity.replay import PromptReplay, replay, replay_walk
 from quark_eagle.parity.sampled import ProbabilisticDraft
@@ -32,8 +30,6 @@ from quark_eagle.trace.target_trace import TargetTrace, TracedPrompt
 
 CURVE_LENGTH = 8  # τ is printed for k = 1 … 8, all from one replay
 WALK_GROUP_TOKENS = 16384  # prompts replayed together by a walk-only measurement
-PROBED_WALKS = 8  # prompts that its duration is estimated from
-PROCESS_BYTES = 400 << 20  # Python with torch, and the blocks that products are made in
 
 DtypeName = Literal["auto", "bfloat16", "float32"]
 
@@ -58,23 +54,6 @@ class Settings:
     def activations(self) -> torch.dtype:
         """The dtype of activations."""
         return torch.float32 if self.dtype == "float32" else torch.bfloat16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """What a measurement will take: an estimate, the time from a probe, the rest from sizes.
-
-    Attributes:
-        seconds: of replay, at most.
-        trace_bytes: of the trace's files, read once.
-        draft_bytes: of the drafts' files, read once to be hashed and once to be computed with.
-        memory_bytes: of resident memory at its peak; files are mapped, so part of it can be dropped again.
-    """
-
-    seconds: float
-    trace_bytes: int
-    draft_bytes: int
-    memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,33 +106,12 @@ class Measurement:
             sides=tuple(side for _, side in sides), drafts=tuple(drafts), trace=trace, settings=settings, method=method
         )
 
-    def estimate(self) -> Estimate:
-        """What replaying all prompts will take; the time from replaying one of median length.
-
-        For the walk some prompts are replayed together, as in earnest more of them are.
-        """
-        infos = self.trace.prompts
-        by_length = sorted(range(len(infos)), key=lambda i: infos[i].num_tokens)
-        middle, many = len(infos) // 2, PROBED_WALKS if self.settings.walk_only else 1
-        probed = by_length[middle : middle + many]
-        started = time.perf_counter()
-        self._replay([self.trace.prompt(i) for i in probed])
-        seconds = time.perf_counter() - started
-        share = sum(infos[i].num_tokens for i in probed) / max(1, sum(info.num_tokens for info in infos))
-        draft_bytes = sum(side.checkpoint.size_bytes for side in self.sides)
-        return Estimate(
-            seconds=seconds / share if share else 0.0,
-            trace_bytes=self.trace.size_bytes,
-            draft_bytes=draft_bytes,
-            memory_bytes=PROCESS_BYTES + self._weight_bytes() + self._group_bytes(),
-        )
-
     def replays(self, progress: Progress = SILENT) -> Iterator[tuple[TracedPrompt, tuple[PromptReplay, ...]]]:
         """Every prompt of the trace, with what each draft does on it."""
         what = "replay both drafts" if len(self.drafts) == 2 else "replay the draft"
         with progress.task(what, len(self.trace), "prompt") as task:
             for group in self._groups():
-                yield from zip(group, zip(*self._replay(group), strict=True), strict=True)
+                yield from zip(group, zip(*self.replay_group(group), strict=True), strict=True)
                 task.advance(len(group))
 
     def acceptance(self, replayed: PromptReplay) -> PromptAcceptance:
@@ -180,7 +138,7 @@ class Measurement:
         if group:
             yield group
 
-    def _replay(self, group: list[TracedPrompt]) -> list[list[PromptReplay]]:
+    def replay_group(self, group: list[TracedPrompt]) -> list[list[PromptReplay]]:
         """For each draft, the replays of a group of prompts."""
         k = self.settings.num_speculative_tokens
         if len(self.drafts) == 2:
@@ -189,26 +147,6 @@ class Measurement:
             return [replay_walk(draft, group, k, self.method) for draft in self.drafts]
         longest = max(k, CURVE_LENGTH)
         return [[replay(draft, traced, longest, self.method) for traced in group] for draft in self.drafts]
-
-    def _weight_bytes(self) -> int:
-        """Of all tensors, those that two drafts share once, and of the float32 copies that products keep of them."""
-        tensors = {id(tensor): tensor for draft in self.drafts for tensor in draft.weights.values()}
-        held = sum(tensor.nbytes for tensor in tensors.values())
-        if cpu_multiplies_bf16() or self.settings.activations == torch.float32:
-            return held
-        weights = {id(linear.weight): linear.weight for draft in self.drafts for linear in draft.linears.values()}
-        widened = (4 * weight.numel() for weight in weights.values() if weight.dtype != torch.float32)
-        return held + sum(size for size in widened if size <= KEEP_WIDENED_BYTES)
-
-    def _group_bytes(self) -> int:
-        """Of the states of prompts replayed together, as the trace holds them and as one draft at a time needs them."""
-        lengths = [info.num_tokens for info in self.trace.prompts]
-        tokens = max([0, *lengths])
-        if self.settings.walk_only:
-            tokens = max(tokens, min(WALK_GROUP_TOKENS, sum(lengths)))
-        geometry, states = self.sides[0].layout.geometry, self.trace.states
-        needed = 2 * geometry.hidden_size + 2 * geometry.num_key_value_heads * geometry.head_dim
-        return tokens * (states.width * (4 if states.dtype == "float32" else 2) + needed * 2)
 
 
 def provenance(

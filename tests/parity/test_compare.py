@@ -176,7 +176,7 @@ def test_progress_is_told_of_every_prompt(pair: Pair) -> None:
 
 
 def test_time_is_estimated_from_a_prompt_of_the_trace(pair: Pair) -> None:
-    assert 0 < Comparison.open(pair[0], pair[0], pair[1]).estimate_seconds() < 60
+    assert 0 < Comparison.open(pair[0], pair[0], pair[1]).estimate().seconds < 60
 
 
 def test_hashes_identify_the_weights_and_the_trace(pair: Pair, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_gate_decides_on_a_stored_baseline_as_on_a_replayed_one(pair: Pair, fp8_
 def test_only_the_candidate_is_loaded(pair: Pair, fp8_draft: Path, stored: Path) -> None:
     comparison = Comparison.open(stored, fp8_draft, pair[1])
     assert len(comparison.measurement.drafts) == 1
-    assert comparison.measurement.estimate().draft_bytes == Side.open(fp8_draft).checkpoint.size_bytes
+    assert comparison.estimate().draft_bytes == Side.open(fp8_draft).checkpoint.size_bytes
 
 
 def test_a_whole_parity_report_serves_as_the_baseline_it_holds(pair: Pair, fp8_draft: Path, tmp_path: Path) -> None:
