@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quark_eagle.serving.rounds import clipped
+
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "2",
@@ -96,19 +98,12 @@ def serve(job: Job, num_threads: int) -> list[Run]:
         return [Run(**run) for run in json.loads(reply.read_text())]
 
 
-def clipped(accepted: list[int], num_tokens: int) -> list[int]:
-    """Rounds of an answer of ``num_tokens``: vLLM counts what the last one accepted past the answer's end.
-
-    >>> clipped([2, 0, 3], 7)  # 1 from prefill, 3, 1, and of the last 4 only 2
-    [2, 0, 1]
-    """
-    rounds, left = [], num_tokens - 1
-    for length in accepted:
-        rounds.append(min(length, left - 1))
-        left -= rounds[-1] + 1
-    if left:
-        raise ValueError(f"{len(accepted)} rounds leave {left} of {num_tokens} tokens unexplained")
-    return rounds
+def explained(accepted: list[int], num_tokens: int) -> list[int]:
+    """Rounds of an answer of ``num_tokens``, clipped at its end, which must explain every token of it."""
+    rounds = clipped(accepted, num_tokens)
+    if rounds.num_undrafted:
+        raise ValueError(f"{len(accepted)} rounds leave {rounds.num_undrafted} of {num_tokens} tokens unexplained")
+    return list(rounds.accepted)
 
 
 def _serve_here(job: Job) -> list[Run]:
@@ -145,7 +140,7 @@ def _serve_here(job: Job) -> list[Run]:
         answers = [list(output.outputs[0].token_ids) for output in outputs]
         metrics = [output.outputs[0].spec_decode_metrics for output in outputs]
         accepted = [
-            clipped(found.per_step_accepted if found is not None else [], len(answer))
+            explained(found.per_step_accepted if found is not None else [], len(answer))
             for found, answer in zip(metrics, answers, strict=True)
         ]
         runs.append(Run(seconds=seconds, answers=answers, accepted=accepted))

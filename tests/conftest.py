@@ -11,16 +11,25 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from quark_eagle.serving.server import VllmServer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs an engine that is not installed (a ROCm container without vLLM, say), and say so."""
+    """Skip what needs an engine that is not installed (a ROCm container without vLLM, say), and say so.
+
+    What kills a server that tests share comes last.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
     for marker, module in (("vllm", "vllm"), ("quark", "quark")):
         if find_spec(module) is None:
             for item in items:
@@ -40,3 +49,24 @@ def tiny_draft(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import write_tiny_draft
 
     return write_tiny_draft(tmp_path_factory.mktemp("tiny") / "draft")
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A tiny target and a draft that guesses it often and not always (directories). Read them, never write to them."""
+    from tests.tiny_pair import write_tiny_pair
+
+    return write_tiny_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    """A real vLLM that serves the tiny pair in float32, k = 3. Ask it what you like, but leave it alive."""
+    from quark_eagle.serving.engine import Engine
+    from quark_eagle.serving.server import VllmServer
+    from tests.served import READY_SECONDS, tiny_command
+
+    log_path = tmp_path_factory.mktemp("served") / "vllm.log"
+    command = tiny_command(*tiny_pair)
+    with VllmServer.start(Engine.find(), command, log_path, ready_seconds=READY_SECONDS) as server:
+        yield server
