@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from quark_eagle.cli.exit_codes import ExitCode
-from quark_eagle.cli.options import CheckpointArg, JsonFlag
+from quark_eagle.cli.options import CheckpointArg, JsonFlag, RevisionOption, VllmPythonOption
 
 if TYPE_CHECKING:
-    from quark_eagle.deploy.findings import RuntimeModule
+    from quark_eagle.deploy.live_report import LiveReport
     from quark_eagle.deploy.verify import VerifyReport
 
-_OTHER_PATHS_NEEDED = "quark-eagle parity {source} {directory} --trace TRACE"
+
+class AskedEngine(StrEnum):
+    """Engines that can be asked themselves."""
+
+    VLLM = "vllm"
 
 
 def verify(
     checkpoint: CheckpointArg,
+    revision: RevisionOption = None,
     source: Annotated[
         Path | None,
         typer.Option(
@@ -26,74 +32,108 @@ def verify(
         ),
     ] = None,
     engine: Annotated[
-        str, typer.Option(metavar="ENGINE", help="Engine and version whose rules are applied.")
-    ] = "vllm-0.32",
+        AskedEngine | None,
+        typer.Option(help="Ask the engine itself as well: load the draft in an installed vLLM, in about 30 s."),
+    ] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TARGET",
+            help="With --engine: directory of the target. Only its config.json is read: a stand-in of its layers, "
+            "width and vocabulary is loaded, with weights that vLLM makes up. Default: one that fits the draft.",
+        ),
+    ] = None,
+    real_target: Annotated[
+        bool, typer.Option("--real-target", help="Load TARGET itself, weights and all, on one device.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let vLLM run Python that the real target brings along.")
+    ] = False,
+    vllm_python: VllmPythonOption = None,
+    vllm_bin: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="VLLM", help="The `vllm` script of an environment, for --vllm-python.", show_default=False
+        ),
+    ] = None,
+    engine_version: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION",
+            help="Version of vLLM whose loading rules are applied. Default: the installed one's, or the newest known.",
+        ),
+    ] = None,
     num_target_layers: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Layers of the target, which vLLM's module names contain. Default: any."),
     ] = None,
     json_: JsonFlag = False,
 ) -> None:
-    """Say what an engine will do with every module of CHECKPOINT, from its loading rules; nothing is loaded.
+    """Say what vLLM will do with every module of CHECKPOINT: by its loading rules, or asking it with --engine vllm.
 
-    Exits with 0 if it will run as it was meant, 3 if it is broken, 5 if it could not be read.
+    Asked itself, it reports every parameter as it was when loading ended, before weights are processed for a device's
+    kernels: dtype, shape, scale and SHA-256, held against the file.
+
+    Exits with 0 if it will run as it was meant, 3 if it is broken, 5 if it could not be read or vLLM not be asked.
+
+    Example: quark-eagle verify out/fp8 --source draft --engine vllm --target Kimi-K2.5
     """
-    from quark_eagle.cli import render
-    from quark_eagle.deploy.verify import verify as verify_checkpoint
+    from quark_eagle.checkpoint.source import at_revision, is_hub_id, resolve
+    from quark_eagle.cli import render, verify_output
+    from quark_eagle.deploy.live_report import verify_live
+    from quark_eagle.deploy.verify import verify as verify_by_rules
+    from quark_eagle.serving.engine import Engine
 
-    report = verify_checkpoint(checkpoint, source, num_target_layers, engine, render.progress(quiet=json_))
+    _refuse_pointless(
+        engine,
+        {
+            "--target": target,
+            "--real-target": real_target,
+            "--trust-remote-code": trust_remote_code,
+            "--vllm-python": vllm_python,
+            "--vllm-bin": vllm_bin,
+        },
+        {"--engine-version": engine_version, "--num-target-layers": num_target_layers},
+    )
+    _refuse_without_target(target, {"--real-target": real_target, "--trust-remote-code": trust_remote_code})
+    name = at_revision(str(checkpoint), revision)
+    if is_hub_id(name):
+        checkpoint = resolve(name)
+    progress = render.progress(quiet=json_)
+    report: VerifyReport | LiveReport
+    if engine is None:
+        report = verify_by_rules(checkpoint, source, num_target_layers, engine_version, progress)
+    else:
+        report = verify_live(
+            checkpoint,
+            source,
+            target,
+            real_target=real_target,
+            python=Engine.find(vllm_python, vllm_bin).python,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
     if json_:
         render.emit_json(report.to_json())
     else:
-        _show(report)
+        verify_output.show(report)
     raise typer.Exit(int(ExitCode.DONE if report.ok else ExitCode.NO))
 
 
-def _show(report: VerifyReport) -> None:
-    from quark_eagle.cli import render
+def _refuse_pointless(engine: AskedEngine | None, needs: dict[str, object], excludes: dict[str, object]) -> None:
+    """Options that would be read by nobody."""
+    from quark_eagle.errors import UsageError
 
-    compared = f", compared with {report.source}" if report.source else ""
-    render.say(
-        f"{report.directory} as {report.engine} will load it ({report.architecture or 'no architecture'}){compared}\n"
-    )
-    if report.modules:
-        render.show(
-            render.table(
-                ["runtime module", "built as", "weight", "scale", "filled from", "status"],
-                [_row(module) for module in report.modules],
-            )
-        )
-        if any("<N>" in module.lookup for module in report.modules):
-            render.say(
-                "Layer i of the draft is looked up in quantization_config as layer N + i; N is the target's layers.\n"
-            )
-    for finding in report.findings:
-        render.say(f"{finding.severity.upper()} {finding.subject}: {finding.message}")
-    if report.findings:
-        render.say()
-    render.say(_verdict(report))
+    given = [name for name, value in (excludes if engine else needs).items() if value]
+    if given and engine:
+        raise UsageError(f"{', '.join(given)}: with --engine the engine tells that itself. Leave it out.")
+    if given:
+        raise UsageError(f"{', '.join(given)}: is about asking the engine itself. Say --engine vllm as well.")
 
 
-def _row(module: RuntimeModule) -> tuple[str, ...]:
-    dtype = f"FP8 {module.scheme}" if module.scheme else module.dtype
-    parts = [part.rpartition(".")[2] for part in module.parts]
-    return (
-        module.name,
-        dtype,
-        "×".join(map(str, module.shape)),
-        "×".join(map(str, module.scale_shape)) if module.scale_shape is not None else "",
-        " + ".join(parts) or (module.sources[0] if module.sources else module.decided_by),
-        module.status,
-    )
+def _refuse_without_target(target: Path | None, given: dict[str, bool]) -> None:
+    from quark_eagle.errors import UsageError
 
-
-def _verdict(report: VerifyReport) -> str:
-    if not report.ok:
-        count = len(report.errors)
-        return f"BROKEN: {count} error{'s' if count != 1 else ''}. Do not serve it with {report.engine}."
-    warned = f" {len(report.warnings)} warnings." if report.warnings else ""
-    done = f"OK: {len(report.modules)} modules, {report.num_quantized} of them in FP8, load as they were meant.{warned}"
-    if report.source:
-        follow = _OTHER_PATHS_NEEDED.format(source=report.source, directory=report.directory)
-        return f"{done}\nNext, measure what acceptance it keeps: {follow}"
-    return f"{done}\nNext, compare it with its BF16 draft: quark-eagle verify {report.directory} --source DRAFT"
+    names = [name for name, value in given.items() if value]
+    if names and target is None:
+        raise UsageError(f"{', '.join(names)}: loads the target itself, but --target does not say which. Name it.")

@@ -47,7 +47,7 @@ def compare_configs(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: st
             found.append(f"has {where}, but the source has not. Remove it.")
         elif mine != its:
             found.append(f"says {where} {mine!r}, but the source says {its!r}. Keep the source's.")
-    return [*errors("config.json", found), *nested]
+    return [*errors("config.json", found, "content"), *nested]
 
 
 def compare_tensors(
@@ -63,18 +63,18 @@ def compare_tensors(
     """
     found: list[Finding] = []
     for name in sorted(checkpoint.tensors.keys() - source.tensors.keys() - set(scales.values())):
-        found += errors(name, ["is neither in the source nor the scale of a weight. Remove it."])
+        found += errors(name, ["is neither in the source nor the scale of a weight. Remove it."], "content")
     with progress.task("compare with source", source.size_bytes) as task:
         for name, original in source.tensors.items():
             info = checkpoint.tensors.get(name)
             if info is None:
-                found += errors(name, ["is in the source, but not here. Put it back."])
+                found += errors(name, ["is in the source, but not here. Put it back."], "content")
                 task.advance(original.size_bytes)
             elif name in scales and info.shape == original.shape and len(info.shape) == 2:
                 scale = _read(checkpoint, checkpoint.info(scales[name]))
-                found += errors(name, _compare_fp8(checkpoint, info, scale, source, original, task))
+                found += errors(name, _compare_fp8(checkpoint, info, scale, source, original, task), "content")
             else:
-                found += errors(name, _compare_kept(checkpoint, info, source, original, task))
+                found += errors(name, _compare_kept(checkpoint, info, source, original, task), "content")
     return found
 
 

@@ -6,10 +6,11 @@ in a default that belongs to some other model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from quark_eagle.deploy.findings import Problem
 from quark_eagle.deploy.rules import EngineRules, Family
 
 _GEOMETRY = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
@@ -39,7 +40,8 @@ class EngineConfig:
         facts: names of what holds, as the module table asks for it with `when`, and config flags that are true.
         num_layers: of the draft.
         stored_dtype: what the config says its weights are stored in, in safetensors' spelling.
-        problems: everything that keeps the engine from building it, as sentences.
+        problems: everything that keeps the engine from building it.
+        unread: what it says that the engine does not know, although the draft's result depends on it.
     """
 
     architecture: str
@@ -48,7 +50,8 @@ class EngineConfig:
     facts: frozenset[str]
     num_layers: int
     stored_dtype: str
-    problems: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    unread: tuple[Problem, ...]
 
     @classmethod
     def of(cls, config: Mapping[str, Any], rules: EngineRules) -> EngineConfig:
@@ -62,10 +65,11 @@ class EngineConfig:
             architecture=flat.architecture,
             family_name=flat.family,
             dimensions=_dimensions(flat.config, family) if family and usable else {},
-            facts=_facts(flat.config, family) if family and usable else frozenset(),
+            facts=_facts(flat.config, family, rules) if family and usable else frozenset(),
             num_layers=int(flat.config["num_hidden_layers"]) if usable else 0,
             stored_dtype=_DTYPES.get(dtype, "BF16"),
             problems=tuple(problems),
+            unread=tuple(_unread(flat.config, family, rules)) if family else (),
         )
 
     def holds(self, fact: str) -> bool:
@@ -80,7 +84,7 @@ class _Flat:
     config: Mapping[str, Any]
     architecture: str = ""
     family: str = ""
-    problems: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
     @classmethod
     def of(cls, config: Mapping[str, Any], rules: EngineRules) -> _Flat:
@@ -90,23 +94,21 @@ class _Flat:
         named = config.get("architectures")
         if not isinstance(named, list) or not named:
             problem = "config.json names no architectures, and vLLM chooses the model class by them. Add them."
-            return cls(config=config, problems=(problem,))
+            return cls(config=config, problems=(_stop(problem),))
         architecture, prefix = str(named[0]), rules.eagle_prefix
         if not architecture.startswith(prefix) and not architecture.endswith(prefix):
             architecture = f"{prefix}{architecture}"
         if architecture not in rules.architectures:
             known = ", ".join(sorted(rules.architectures))
             problem = f"{rules.name} has no Eagle3 draft class {architecture}. It knows {known}."
-            return cls(config=config, architecture=architecture, problems=(problem,))
+            return cls(config=config, architecture=architecture, problems=(_stop(problem),))
         problems = []
         model_type = config.get("model_type")
         if not isinstance(model_type, str) or not model_type:
-            problems.append("config.json has no model_type, and transformers needs it. Add it.")
+            problems.append(_stop("config.json has no model_type, and transformers needs it. Add it."))
         elif model_type in rules.other_drafts:
-            problems.append(
-                f"config.json says model_type {model_type!r}, which vLLM takes for an MTP draft whatever the "
-                f"architecture, and stops. Say {rules.other_drafts[model_type]!r}."
-            )
+            taken = f"config.json says model_type {model_type!r}, which vLLM takes for an MTP draft whatever the"
+            problems.append(_stop(f"{taken} architecture, and stops. Say {rules.other_drafts[model_type]!r}."))
         family = rules.architectures[architecture]
         return cls(config=config, architecture=architecture, family=family, problems=tuple(problems))
 
@@ -116,27 +118,38 @@ class _Flat:
         if kind not in rules.speculators_types:
             allowed = " or ".join(rules.speculators_types)
             problem = f"config.json says speculators_model_type {kind!r}, but an Eagle3 draft says {allowed}."
-            return cls(config=config, problems=(problem,))
+            return cls(config=config, problems=(_stop(problem),))
         if not isinstance(layer, Mapping):
             problem = "config.json has no transformer_layer_config, where speculators keeps the geometry."
-            return cls(config=config, problems=(problem,))
+            return cls(config=config, problems=(_stop(problem),))
         model_type = str(layer.get("model_type", "llama"))
         architecture = rules.speculators_model_types.get(model_type)
         if architecture is None:
             problem = f"vLLM has no speculators Eagle3 draft for model_type {model_type!r}."
-            return cls(config=config, problems=(problem,))
+            return cls(config=config, problems=(_stop(problem),))
         # transformers_utils/configs/speculators/algos.py: these come from the top level, and nothing else does.
         flat = dict(layer) | {"draft_vocab_size": config.get("draft_vocab_size")}
         flat["norm_before_fc"] = config.get("norm_before_fc", False)
-        if kind == "eagle3":
-            flat["fc_norm"] = config.get("fc_norm", False)
+        for key in rules.speculators_flags if kind == "eagle3" else ():
+            flat[key] = config.get(key, False)
         for key in ("target_hidden_size", "eagle_aux_hidden_state_layer_ids"):
             if config.get(key):
                 flat[key] = config[key]
         return cls(config=flat, architecture=architecture, family=rules.architectures[architecture])
 
 
-def _wrong_sizes(flat: Mapping[str, Any], family: str) -> list[str]:
+def _unread(flat: Mapping[str, Any], family: Family, rules: EngineRules) -> Iterator[Problem]:
+    """Flags that are set and not known."""
+    for path, instead in family.unread.items():
+        if _at(flat, path):
+            yield Problem(message=f"config.json says {path}, which {rules.name} does not know: {instead}.")
+
+
+def _stop(message: str) -> Problem:
+    return Problem(message=message, stops=True)
+
+
+def _wrong_sizes(flat: Mapping[str, Any], family: str) -> list[Problem]:
     """Every size that the module table needs and the config does not give, or gives as something else."""
     if not family:
         return []
@@ -151,10 +164,10 @@ def _wrong_sizes(flat: Mapping[str, Any], family: str) -> list[str]:
         for key in (*needed, *(key for key in _OPTIONAL if key not in needed))
         if flat.get(key) is not None and not _is_size(flat[key])
     ]
-    return missing + wrong
+    return [Problem(message=message) for message in missing + wrong]
 
 
-def _facts(flat: Mapping[str, Any], family: Family) -> frozenset[str]:
+def _facts(flat: Mapping[str, Any], family: Family, rules: EngineRules) -> frozenset[str]:
     """Names of everything that holds."""
     eagle = _mapping(flat.get("eagle_config"))
     facts = {key for linear in family.layer_linears for key in linear.bias if flat.get(key)}
@@ -163,10 +176,12 @@ def _facts(flat: Mapping[str, Any], family: Family) -> frozenset[str]:
     # deepseek_eagle3.py asks for neither: it always has fc and never input_norm.
     takes_aux = "fc." not in family.skipped or eagle.get("use_aux_hidden_state", True)
     facts |= {"aux"} if takes_aux else set()
-    if "input_norm." in family.skipped and eagle.get("norm_before_fc", flat.get("norm_before_fc", False)):
+    nested = {} if "eagle_config.norm_before_fc" in family.unread else eagle
+    if "input_norm." in family.skipped and nested.get("norm_before_fc", flat.get("norm_before_fc", False)):
         facts.add("norm_before_fc")
     if flat.get("draft_vocab_size") not in (None, flat.get("vocab_size")):
-        facts.add("draft_vocabulary")
+        facts |= {"draft_vocabulary", "vocabulary_map"}
+    facts |= {"vocabulary_map"} if rules.maps_every_vocabulary else set()
     return frozenset(facts)
 
 
@@ -202,13 +217,19 @@ def _dimensions(flat: Mapping[str, Any], family: Family) -> dict[str, int]:
 
 def _aux_count(flat: Mapping[str, Any], keys: Iterable[str]) -> int:
     for path in keys:
-        found: Any = flat
-        for key in path.split("."):
-            found = _mapping(found).get(key)
+        found = _at(flat, path)
         count = len(found) if isinstance(found, list) else found
         if _is_size(count):
             return int(count)
     return _DEFAULT_AUX_COUNT
+
+
+def _at(flat: Mapping[str, Any], path: str) -> Any:
+    """What lies at a dotted path; None if nothing does."""
+    found: Any = flat
+    for key in path.split("."):
+        found = _mapping(found).get(key)
+    return found
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

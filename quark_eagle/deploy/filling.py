@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from math import ceil
+from typing import Literal
 
 from quark_eagle.checkpoint.reader import TensorInfo
-from quark_eagle.deploy.findings import FP8, HIGH_PRECISION
+from quark_eagle.deploy.findings import FP8, HIGH_PRECISION, MODEL_DTYPE, Parameter, Problem
 from quark_eagle.deploy.quark_config import Answer, QuarkConfig, matches
 from quark_eagle.deploy.rules import Scheme
 
@@ -18,21 +19,29 @@ _BLOCK = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """Where one matrix on disk goes: its module's runtime name before stacking, and the size the engine expects."""
+    """Where one matrix on disk goes: its module's runtime name before stacking, and the size the engine expects.
+
+    `cut` is the axis along which more than that is cut off.
+    """
 
     place: str
     rows: int
     columns: int
+    cut: Literal["rows", "columns"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filled:
-    """What filling came to: tensors used, places claimed, the scale's shape in the engine, and what is wrong."""
+    """What filling came to: parameters and their tensors, places claimed, and what is wrong."""
 
-    sources: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
     claimed: tuple[str, ...]
-    scale_shape: tuple[int, ...] | None
-    problems: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def scale_shape(self) -> tuple[int, ...] | None:
+        """Of ``weight_scale`` in the engine; None if there is none."""
+        return next((each.shape for each in self.parameters if each.name.endswith(".weight_scale")), None)
 
 
 def fill(
@@ -58,12 +67,15 @@ def fill(
     ends = ["weight", *(["weight_scale"] if answer.scheme else []), *(["bias"] if has_bias else [])]
     if answer.scheme and not answer.scheme.dynamic:
         ends.append("input_scale")
-    problems: list[str] = []
+    problems: list[Problem] = []
     stored = {slot.place: info for slot in slots if (info := places.get(f"{slot.place}.weight")) is not None}
     if len({info.dtype for info in stored.values()}) > 1:
         found = ", ".join(f"{info.name} is {info.dtype}" for info in stored.values())
         problems.append(
-            f"its parts disagree: {found}, but they run as one module and must share a scheme. Quantize all or none."
+            Problem(
+                message=f"its parts disagree: {found}, but they run as one module and must share a scheme. "
+                "Quantize all or none."
+            )
         )
     for slot in slots:
         for end in ends:
@@ -72,13 +84,29 @@ def fill(
                 problems += _wrong(module, slot, end, info, answer, quantization, lookup)
             elif end != "weight_scale" or slot.place not in stored or stored[slot.place].dtype == FP8:
                 problems += _missing(slot, end)  # where the weight is not FP8, that is the mistake and has been told
-    claimed = [f"{slot.place}.{end}" for end in ends for slot in slots]
     return Filled(
-        sources=tuple(places[place].name for place in claimed if place in places),
-        claimed=tuple(claimed),
-        scale_shape=_built_scale_shape(answer.scheme, slots) if answer.scheme else None,
+        parameters=tuple(_parameter(module, end, slots, answer.scheme, places) for end in ends),
+        claimed=tuple(f"{slot.place}.{end}" for end in ends for slot in slots),
         problems=tuple(problems),
     )
+
+
+def _parameter(
+    module: str, end: str, slots: Sequence[Slot], scheme: Scheme | None, places: Mapping[str, TensorInfo]
+) -> Parameter:
+    """One parameter as it is built."""
+    rows = sum(slot.rows for slot in slots)
+    dtype = MODEL_DTYPE
+    shape: tuple[int, ...] = (rows,)
+    if end == "weight":
+        dtype, shape = FP8 if scheme else MODEL_DTYPE, (rows, slots[0].columns)
+    elif scheme and end == "weight_scale":
+        dtype, shape = "F32", _built_scale_shape(scheme, slots)
+    elif end == "input_scale":
+        dtype, shape = "F32", (len(slots),)
+    sources = (places.get(f"{slot.place}.{end}") for slot in slots)
+    names = tuple(info.name if info is not None else None for info in sources)
+    return Parameter(name=f"{module}.{end}", dtype=dtype, shape=shape, sources=names)
 
 
 def scale_shapes(scheme: Scheme, slot: Slot) -> tuple[tuple[int, ...], ...]:
@@ -97,61 +125,76 @@ def _built_scale_shape(scheme: Scheme, slots: Sequence[Slot]) -> tuple[int, ...]
     return (sum(shape[0] for shape in per_slot), *per_slot[0][1:])
 
 
-def _missing(slot: Slot, end: str) -> list[str]:
+def _missing(slot: Slot, end: str) -> list[Problem]:
     start = "the lowest float32" if end.endswith("_scale") else "whatever its memory held"
-    return [f"nothing on disk fills {slot.place}.{end}, which stays at {start}: {_DEAD}. Put the tensor back."]
+    message = f"nothing on disk fills {slot.place}.{end}, which stays at {start}: {_DEAD}. Put the tensor back."
+    return [Problem(message=message)]
 
 
 def _wrong(
     module: str, slot: Slot, end: str, info: TensorInfo, answer: Answer, quantization: QuarkConfig | None, lookup: str
-) -> list[str]:
+) -> list[Problem]:
     """What is wrong with a tensor that is there."""
     if end == "weight":
         wrong_dtype = _weight_dtype(module, info, answer, quantization, lookup)
-        return [*wrong_dtype, *_shape(info, ((slot.rows, slot.columns),))]
+        return [
+            *wrong_dtype,
+            *_shape(info, ((slot.rows, slot.columns),), ("rows", "columns").index(slot.cut) if slot.cut else None),
+        ]
     if end == "bias":
-        dtype = (
-            []
-            if info.dtype in HIGH_PRECISION
-            else [f"{info.name} is {info.dtype}, but a bias is added in high precision."]
-        )
-        return [*dtype, *_shape(info, ((slot.rows,),))]
+        return [
+            *_high_precision(info, "a bias is added in high precision."),
+            *_shape(info, ((slot.rows,),), _row_axis(slot)),
+        ]
     assert answer.scheme is not None  # scales are asked for under a scheme only
     shapes = scale_shapes(answer.scheme, slot) if end == "weight_scale" else ((), (1,))
-    dtype = (
-        [] if info.dtype in HIGH_PRECISION else [f"{info.name} is {info.dtype}, but a scale must be F32. Store it so."]
-    )
-    return [*dtype, *_shape(info, shapes)]
+    cut = _row_axis(slot) if answer.scheme.weight == "per_channel" and end == "weight_scale" else None
+    return [*_high_precision(info, "a scale must be F32. Store it so."), *_shape(info, shapes, cut)]
 
 
-def _shape(info: TensorInfo, wanted: Sequence[tuple[int, ...]]) -> list[str]:
+def _high_precision(info: TensorInfo, need: str) -> list[Problem]:
+    return [] if info.dtype in HIGH_PRECISION else [Problem(message=f"{info.name} is {info.dtype}, but {need}")]
+
+
+def _row_axis(slot: Slot) -> int | None:
+    """Where what is one number per row is cut."""
+    return 0 if slot.cut == "rows" else None
+
+
+def _shape(info: TensorInfo, wanted: Sequence[tuple[int, ...]], cut: int | None) -> list[Problem]:
+    """What a shape that is none of the wanted ones leads to; more than the first of them is cut off along one axis."""
     if info.shape in wanted:
         return []
-    return [
-        f"{info.name} has shape {list(info.shape)}, but vLLM builds {list(wanted[0])} from config.json. Repair either."
-    ]
+    built = list(wanted[0])
+    message = f"{info.name} has shape {list(info.shape)}, but vLLM builds {built} from config.json"
+    longer = list(info.shape)
+    if cut is not None and len(longer) == len(built) and longer[cut] > built[cut]:
+        longer[cut] = built[cut]
+        if longer == built:
+            kept = f"vLLM takes the first {built[cut]} {('rows', 'columns')[cut]} and drops the rest without a word"
+            return [Problem(message=f"{message}: {kept}. Repair either.")]
+    return [Problem(message=f"{message} and stops. Repair either.", stops=True)]
 
 
 def _weight_dtype(
     module: str, info: TensorInfo, answer: Answer, quantization: QuarkConfig | None, lookup: str
-) -> list[str]:
-    if answer.scheme is not None and info.dtype != FP8:
-        if info.dtype.startswith("F8"):
-            return [
-                f"{info.name} is {info.dtype}, but vLLM reads {FP8} (e4m3fn) and casts: wrong numbers. Store e4m3fn."
-            ]
-        return [
+) -> list[Problem]:
+    message = ""
+    if answer.scheme is not None and info.dtype.startswith("F8") and info.dtype != FP8:
+        message = f"{info.name} is {info.dtype}, but vLLM reads {FP8} (e4m3fn) and casts: wrong numbers. Store e4m3fn."
+    elif answer.scheme is not None and info.dtype != FP8:
+        message = (
             f"{info.name} is {info.dtype}, but vLLM builds an FP8 parameter for it "
             f"({_why_not_excluded(module, info, quantization, lookup)}). "
             f"The weight is cast without a scale and weight_scale stays uninitialized: {_DEAD}. "
             f"Add {module_pattern(lookup)!r} to quantization_config.exclude, or quantize it."
-        ]
-    if answer.scheme is None and info.dtype not in HIGH_PRECISION:
-        return [
+        )
+    elif answer.scheme is None and info.dtype not in HIGH_PRECISION:
+        message = (
             f"{info.name} is {info.dtype}, but vLLM builds a parameter in the model's dtype for it ({answer.reason}). "
             "It is cast without its scale, and the scale has nowhere to go. Take it out of exclude, or keep it in BF16."
-        ]
-    return []
+        )
+    return [Problem(message=message)] if message else []
 
 
 def module_pattern(lookup: str) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 FP8 = "F8_E4M3"
 HIGH_PRECISION = ("BF16", "F16", "F32")
 MODEL_DTYPE = "BF16"
 """How a report writes the dtype of everything that is not quantized: the target's, which is BF16 in production."""
+
+
+Basis = Literal["rules", "content", "engine"]
+"""Who says so: the engine's loading rules, the bytes of the checkpoint, or the engine itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +24,45 @@ class Finding:
         severity: an error makes the checkpoint broken; a warning does not.
         subject: runtime module, tensor on disk, or ``config.json``.
         message: what was found, what follows, what to do.
+        stops: whether the engine refuses the draft because of it; otherwise it serves, and says nothing.
+        basis: who says so.
     """
 
     severity: Literal["error", "warning"]
     subject: str
     message: str
+    stops: bool = False
+    basis: Basis = "rules"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something wrong with a module or a config, before it is known what it is reported under.
+
+    Attributes:
+        message: what was found, what follows, what to do.
+        stops: whether the engine refuses the draft because of it.
+    """
+
+    message: str
+    stops: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One parameter as the engine will build and fill it.
+
+    Attributes:
+        name: its runtime name.
+        dtype: in safetensors' spelling; `MODEL_DTYPE` for that of the model.
+        shape: before the rows of a vocabulary are padded.
+        sources: the tensor on disk for each block of its rows, in order; None where there is none.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    sources: tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +76,10 @@ class RuntimeModule:
         dtype: that the engine builds its weight in.
         scheme: how it is quantized; None if it is not.
         decided_by: the entry of ``quantization_config`` that decided; empty where nothing was asked.
-        sources: tensors on disk that fill it, in order.
+        parameters: its weight, and scales and bias if it has them.
         shape: of the weight the engine builds.
         scale_shape: of its ``weight_scale``; None if it has none.
-        errors: why it will not run as it was meant; none if it will.
+        problems: why it will not run as it was meant; none if it will.
     """
 
     name: str
@@ -50,10 +88,20 @@ class RuntimeModule:
     dtype: str
     scheme: str | None
     decided_by: str
-    sources: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
     shape: tuple[int, ...]
     scale_shape: tuple[int, ...] | None
-    errors: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Tensors on disk that fill it, in order."""
+        return tuple(name for parameter in self.parameters for name in parameter.sources if name is not None)
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """The problems in words."""
+        return tuple(problem.message for problem in self.problems)
 
     @property
     def status(self) -> Literal["ok", "error"]:
@@ -65,12 +113,23 @@ class RuntimeModule:
         """Why not; what decided its dtype, if it will."""
         return " ".join(self.errors) or self.decided_by
 
+    def to_json(self) -> dict[str, Any]:
+        """As one JSON object."""
+        fields = asdict(self)
+        del fields["problems"]
+        return fields | {"sources": self.sources, "errors": self.errors, "status": self.status}
 
-def errors(subject: str, messages: Iterable[str]) -> list[Finding]:
-    """The messages as errors about one subject."""
-    return [Finding(severity="error", subject=subject, message=message) for message in messages]
+
+def errors(subject: str, problems: Iterable[Problem | str], basis: Basis = "rules") -> list[Finding]:
+    """The problems as errors about one subject."""
+    return [_finding("error", subject, problem, basis) for problem in problems]
 
 
-def warnings(subject: str, messages: Iterable[str]) -> list[Finding]:
-    """The messages as warnings about one subject."""
-    return [Finding(severity="warning", subject=subject, message=message) for message in messages]
+def warnings(subject: str, problems: Iterable[Problem | str], basis: Basis = "rules") -> list[Finding]:
+    """The problems as warnings about one subject."""
+    return [_finding("warning", subject, problem, basis) for problem in problems]
+
+
+def _finding(severity: Literal["error", "warning"], subject: str, problem: Problem | str, basis: Basis) -> Finding:
+    known = problem if isinstance(problem, Problem) else Problem(message=problem)
+    return Finding(severity=severity, subject=subject, message=known.message, stops=known.stops, basis=basis)

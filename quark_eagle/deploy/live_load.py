@@ -1,160 +1,249 @@
-"""The same question asked of the engine itself: load a draft in a real vLLM and say what each parameter became.
+"""LiveLoad: a draft loaded in a real vLLM, parameter by parameter, as the engine itself tells it.
 
-The engine runs in a process of its own, as a script of the Python that has vLLM, which need not be ours. So this file
-imports nothing of quark_eagle at its top, and vLLM only inside functions.
+The engine runs in a process of its own, by the Python that has vLLM, which need not be ours
+(`quark_eagle.deploy.in_vllm`). What it tells is facts: no rule of ours has been applied to them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-_ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+from quark_eagle.checkpoint.reader import Checkpoint
+from quark_eagle.deploy.stand_in import stand_in
+from quark_eagle.errors import VerificationError
+from quark_eagle.progress import SILENT, Progress
+
+SCRIPT = Path(__file__).parent / "in_vllm" / "start.py"
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # so that the loader runs in the process that watches it
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-_ANSWER = "answer.json"
-_TARGET_LAYERS = 8
+_DTYPES = {
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "float32": "F32",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "int64": "I64",
+    "int32": "I32",
+}
 _LAST_LINES = 12
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Rows of a tensor of the file in a parameter.
+
+    Attributes:
+        tensor: its name on disk.
+        parameter: the runtime name.
+        row: of the parameter where they begin.
+        rows: how many.
+    """
+
+    tensor: str
+    parameter: str
+    row: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveParameter:
+    """One parameter of the draft as it was when loading ended, before weights are processed for a device's kernels.
+
+    Attributes:
+        name: its runtime name.
+        dtype: in safetensors' spelling.
+        shape: with the rows that pad a vocabulary.
+        sha256: of its bytes, in hexadecimal.
+        unwritten: ranges of rows, first and past the last, that the loader did not touch.
+        smallest, largest: value of a scale; None of anything else.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+    unwritten: tuple[tuple[int, int], ...]
+    smallest: float | None = None
+    largest: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveLoad:
+    """What one vLLM did with one draft.
+
+    Attributes:
+        vllm: its version.
+        num_target_layers: as it told the draft; None if it did not come so far.
+        parameters: by runtime name; empty if the draft was refused.
+        placements: where each tensor of the file went, in the order of reading; nowhere if empty.
+        refused_while: "config", "build" or "load" where it stopped on the draft; empty if it loaded.
+        ready: whether the engine came up with it.
+        failure: the exception if it did not.
+    """
+
+    vllm: str
+    num_target_layers: int | None
+    parameters: Mapping[str, LiveParameter]
+    placements: Mapping[str, tuple[Placement, ...]]
+    refused_while: str
+    ready: bool
+    failure: str
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> LiveLoad:
+        """From the answer of `quark_eagle.deploy.in_vllm`."""
+        parameters = {
+            name: LiveParameter(
+                name=name,
+                dtype=_DTYPES.get(facts["dtype"], facts["dtype"]),
+                shape=tuple(facts["shape"]),
+                sha256=facts["sha256"],
+                unwritten=tuple((first, end) for first, end in facts["unwritten"]),
+                smallest=facts.get("smallest"),
+                largest=facts.get("largest"),
+            )
+            for name, facts in answer["parameters"].items()
+        }
+        placements = {
+            name: tuple(Placement(tensor=name, **place) for place in places)
+            for name, places in answer["tensors"].items()
+        }
+        return cls(
+            vllm=answer["vllm"],
+            num_target_layers=answer["num_target_layers"],
+            parameters=parameters,
+            placements=placements,
+            refused_while="" if answer["stage"] == "loaded" else answer["stage"],
+            ready=answer["ready"],
+            failure=answer["failure"],
+        )
 
 
 def live_load(
     draft: Path | str,
     target: Path | str | None = None,
-    python: str = sys.executable,
+    *,
+    real_target: bool = False,
+    python: Path | str = sys.executable,
     dtype: str = "bfloat16",
-    timeout_seconds: float = 600.0,
-) -> dict[str, Any]:
-    """Load a draft in vLLM and report its parameters as they are when loading ends, before kernels reorder them.
-
-    Takes about half a minute on a CPU, nearly all of it vLLM's start.
+    trust_remote_code: bool = False,
+    timeout_seconds: float = 900.0,
+    progress: Progress = SILENT,
+) -> LiveLoad:
+    """Load a target and a draft in vLLM, on one device. Takes about half a minute on a CPU, nearly all of it its start.
 
     Args:
         draft: directory of the draft.
-        target: directory of its target. None makes a Llama of 8 layers with dummy weights that fits the draft.
+        target: directory of its target, of which only config.json is read. None makes one up that fits the draft.
+        real_target: load the target itself, weights and all, instead of a stand-in of its geometry.
         python: an interpreter that has vLLM.
         dtype: of the target, and so of the draft's high-precision parameters.
+        trust_remote_code: let vLLM run the real target's own Python code.
         timeout_seconds: after which the engine is killed.
-
-    Returns:
-        ``vllm`` (its version), ``num_target_layers``, ``casts`` (what the loader logged about dtypes that differ),
-        ``parameters`` (runtime name → ``dtype``, ``shape``, ``sum`` of the values in float64), ``started`` (whether the
-        engine came up after that) and ``failure`` (the end of its log, if it did not).
+        progress: told when the draft is loaded, and when the engine is up.
 
     Raises:
-        VerificationError: vLLM could not be started, or refused to load the draft; the end of its log is quoted.
+        VerificationError: vLLM could not be started, or took too long; the end of its log is quoted.
+        CheckpointError: draft or target cannot be read.
     """
-    from quark_eagle.errors import VerificationError
-
-    with tempfile.TemporaryDirectory(prefix="quark-eagle-live-") as scratch:
-        answer, log = Path(scratch) / _ANSWER, Path(scratch) / "log.txt"
-        command = [python, __file__, str(draft), str(target or ""), dtype, scratch]
-        with log.open("w", encoding="utf-8") as out:
-            try:
-                code = subprocess.run(
-                    command, stdout=out, stderr=out, env=os.environ | _ENVIRONMENT, timeout=timeout_seconds, check=False
-                ).returncode
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise VerificationError(
-                    f"{python}: vLLM could not be asked ({error}). Is it installed there?"
-                ) from error
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        failure = "" if code == 0 else "\n".join(lines[-_LAST_LINES:])
-        if not answer.is_file():
-            raise VerificationError(
-                f"{draft}: vLLM ended with {code} before it had loaded it. Its last words:\n{failure}"
-            )
-        report: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-    casts = [line for line in lines if "Attempted to load weight" in line]
-    return report | {"casts": casts, "started": code == 0, "failure": failure}
-
-
-def _write_target(directory: Path, draft: Path, dtype: str) -> Path:
-    """A config of a Llama whose states fit the draft; its weights are made up by vLLM's dummy loader."""
-    config = json.loads((draft / "config.json").read_text(encoding="utf-8"))
-    layer = config.get("transformer_layer_config", config)
-    hidden = config.get("target_hidden_size") or layer.get("target_hidden_size") or layer["hidden_size"]
-    heads = max(1, hidden // 64)
-    target = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": hidden,
-        "intermediate_size": 64,
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads,
-        "head_dim": 64,  # the CPU attention kernel has no 16
-        "num_hidden_layers": _TARGET_LAYERS,
-        "vocab_size": layer["vocab_size"],
-        "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5,
-        "hidden_act": "silu",
-        "tie_word_embeddings": True,
-        "torch_dtype": dtype,
-    }
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps(target), encoding="utf-8")
-    return directory
-
-
-def _snapshot(model: Any) -> dict[str, dict[str, Any]]:
-    import torch
-
-    return {
-        name: {
-            "dtype": str(parameter.dtype).removeprefix("torch."),
-            "shape": list(parameter.shape),
-            "sum": float(torch.nan_to_num(parameter.detach().double()).sum()),
+    directory = Checkpoint.open(draft).directory.absolute()
+    with tempfile.TemporaryDirectory(prefix="quark-eagle-live-") as name:
+        scratch = Path(name)
+        engine: dict[str, Any] = {
+            "model": str(target)
+            if target is not None and real_target
+            else _write_stand_in(scratch, draft, target, dtype),
+            "load_format": "auto" if real_target else "dummy",
+            "dtype": dtype,
+            "trust_remote_code": trust_remote_code,
+            "skip_tokenizer_init": True,
+            "enforce_eager": True,
+            "max_model_len": 128,
+            "max_num_seqs": 1,
         }
-        for name, parameter in model.named_parameters()
-    }
+        answer, log = scratch / "answer.json", scratch / "log.txt"
+        job = scratch / "job.json"
+        job.write_text(json.dumps({"draft": str(directory), "answer": str(answer), "engine": engine}), encoding="utf-8")
+        with log.open("w", encoding="utf-8") as out, _running([str(python), str(SCRIPT), str(job)], out) as process:
+            problem = _wait(process, answer, timeout_seconds, progress)
+        last = "\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-_LAST_LINES:])
+        if not answer.is_file():
+            raise VerificationError(f"{python}: vLLM could not be asked: {problem}. The last lines of its log:\n{last}")
+        told = json.loads(answer.read_text(encoding="utf-8"))
+    if problem and not told["failure"]:  # it died after it had loaded the draft
+        told |= {"failure": f"{problem}; the last lines of its log:\n{last}"}
+    return LiveLoad.of(told)
 
 
-def _serve(draft: Path, target: Path | None, dtype: str, scratch: Path) -> None:
-    """Runs in the child: start the engine, and write down what the draft's loader left behind."""
-    import vllm
-    from vllm import LLM
-    from vllm.config.load import LoadConfig
-    from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
-
-    load_weights = DefaultModelLoader.load_weights
-
-    def watched(self: Any, model: Any, model_config: Any) -> None:
-        load_weights(self, model, model_config)
-        if str(model_config.model) == str(draft):
-            answer = {
-                "vllm": vllm.__version__,
-                "num_target_layers": model.config.target_layer_count,
-                "parameters": _snapshot(model),
-            }
-            (scratch / _ANSWER).write_text(json.dumps(answer), encoding="utf-8")
-
-    DefaultModelLoader.load_weights = watched
-    LLM(
-        model=str(target or _write_target(scratch / "target", draft, dtype)),
-        dtype=dtype,
-        load_format="auto" if target else "dummy",
-        skip_tokenizer_init=True,
-        enforce_eager=True,
-        max_model_len=128,
-        max_num_seqs=1,
-        speculative_config={
-            "method": "eagle3",
-            "model": str(draft),
-            "num_speculative_tokens": 1,
-            "draft_load_config": LoadConfig(load_format="safetensors"),
-        },
-    )
+def _write_stand_in(scratch: Path, draft: Path | str, target: Path | str | None, dtype: str) -> str:
+    """A directory with the config.json of one; its weights are made up by vLLM's dummy loader."""
+    config = stand_in(_config(draft), _config(target) if target is not None else None, dtype)
+    directory = scratch / "target"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return str(directory)
 
 
-if __name__ == "__main__":
-    sys.path.pop(0)  # this folder, whose modules must not be taken for top-level ones
-    _draft, _target, _dtype, _scratch = sys.argv[1:]
-    _serve(Path(_draft), Path(_target) if _target else None, _dtype, Path(_scratch))
+def _config(directory: Path | str) -> dict[str, Any]:
+    path = Path(directory) / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise VerificationError(f"{path}: cannot be read as JSON ({error}), but the geometry lies there.") from error
+    if not isinstance(config, dict):
+        raise VerificationError(f"{path}: holds no JSON object, but the geometry lies there.")
+    return config
+
+
+@contextmanager
+def _running(command: list[str], log: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """The command in a process group of its own, which is gone when the block ends, however it ends."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=os.environ | ENVIRONMENT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise VerificationError(f"{command[0]}: vLLM could not be asked ({error}). Is it installed there?") from error
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], answer: Path, timeout_seconds: float, progress: Progress) -> str:
+    """Until it ends; why that is no good end, or nothing."""
+    deadline, told = time.monotonic() + timeout_seconds, False
+    with progress.task("load in vLLM", 2, "step") as task:
+        while (code := process.poll()) is None:
+            if time.monotonic() > deadline:
+                return f"it took longer than {timeout_seconds:g} s"
+            if not told and answer.is_file():
+                task.advance(1)
+                told = True
+            time.sleep(_POLL_SECONDS)
+        task.advance(1 if told else 2)
+    return f"it ended with {code}" if code else ""

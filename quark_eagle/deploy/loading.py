@@ -13,7 +13,7 @@ from quark_eagle.checkpoint.reader import Checkpoint, TensorInfo
 from quark_eagle.deploy.building import BuiltLinear, answers_for, built_linears
 from quark_eagle.deploy.engine_config import EngineConfig
 from quark_eagle.deploy.filling import Slot, fill, module_pattern
-from quark_eagle.deploy.findings import FP8, MODEL_DTYPE, Finding, RuntimeModule, errors, warnings
+from quark_eagle.deploy.findings import FP8, MODEL_DTYPE, Finding, Problem, RuntimeModule, errors, warnings
 from quark_eagle.deploy.plain import fill_plain
 from quark_eagle.deploy.quark_config import Answer, QuarkConfig
 from quark_eagle.deploy.rules import EngineRules, Family
@@ -112,19 +112,24 @@ def _linear(
     """One linear as it will be filled, and the places it takes its tensors from."""
     rule, dims = built.rule, config.dimensions
     columns = built.columns(dims)
-    slots = [Slot(place=f"{built.prefix}{part.name}", rows=dims[part.rows], columns=columns) for part in rule.parts]
+    slots = [
+        Slot(place=f"{built.prefix}{part.name}", rows=dims[part.rows], columns=columns, cut=rule.cut)
+        for part in rule.parts
+    ]
     asked = built.lookup(num_target_layers)
     has_bias = any(config.holds(flag) for flag in rule.bias)
     filled = fill(built.name, slots, answer, has_bias, places, quantization, asked)
-    problems = [answer.problem] if answer.problem else []
+    problems = [Problem(message=answer.problem, stops=True)] if answer.problem else []
     problems += filled.problems
     for slot in slots:
         renamed = _stacked(slot.place, family)
         if renamed != built.name:
-            problems.append(f"the loader renames {slot.place} to {renamed}, which it did not build, and stops.")
+            message = f"the loader renames {slot.place} to {renamed}, which it did not build, and stops."
+            problems.append(Problem(message=message, stops=True))
     if rule.high_precision and (answer.scheme is not None or built.is_stored_in_fp8(places)):
         entry = module_pattern(asked)
-        problems.append(f"must stay in high precision: {rule.high_precision}. Keep it in BF16 and exclude {entry!r}.")
+        message = f"must stay in high precision: {rule.high_precision}. Keep it in BF16 and exclude {entry!r}."
+        problems.append(Problem(message=message))
     module = RuntimeModule(
         name=built.name,
         lookup=asked,
@@ -132,10 +137,10 @@ def _linear(
         dtype=FP8 if answer.scheme else MODEL_DTYPE,
         scheme=answer.scheme.name if answer.scheme else None,
         decided_by=answer.reason,
-        sources=filled.sources,
+        parameters=filled.parameters,
         shape=(sum(slot.rows for slot in slots), columns),
         scale_shape=filled.scale_shape,
-        errors=tuple(problems),
+        problems=tuple(problems),
     )
     return module, filled.claimed
 
@@ -154,14 +159,24 @@ def _leftover(
 ) -> list[Finding]:
     """What the loader makes of a tensor that no module takes."""
     module = _stacked(place.rpartition(".")[0], family)
-    if place.endswith(".bias"):
-        return errors(name, ["is dropped without a word: by this config vLLM builds no bias there. Set the flag."])
+    fused = module != place.rpartition(".")[0]
+    is_bias = place.endswith(".bias")
     if quantized and place.endswith(rules.kv_scales):
         return warnings(name, ["belongs to a quantized KV cache, which is not checked here."])
+    if is_bias and family.drops_unknown_bias:
+        return errors(name, ["is dropped without a word: by this config vLLM builds no bias there. Set the flag."])
+    if family.drops_unknown and place.startswith("model.") and not fused:
+        return errors(name, ["is dropped without a word: vLLM has no parameter of that name. Rename or remove it."])
     if place.endswith("_scale") and module in modules:
-        return errors(name, [f"has no parameter to go to, as {module} is not quantized: vLLM stops with ValueError."])
+        return errors(name, [_stop(f"has no parameter to go to, as {module} is not quantized: vLLM stops.")])
     twice = " The name begins with 'model.', and vLLM puts another before it." if "model.model." in place else ""
-    return errors(name, [f"has no parameter to go to: vLLM looks for {place!r} and stops.{twice} Rename or remove it."])
+    return errors(
+        name, [_stop(f"has no parameter to go to: vLLM looks for {place!r} and stops.{twice} Rename or remove it.")]
+    )
+
+
+def _stop(message: str) -> Problem:
+    return Problem(message=message, stops=True)
 
 
 def _stacked(module: str, family: Family) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from quark_eagle.checkpoint.reader import TensorInfo
 from quark_eagle.deploy.engine_config import EngineConfig
-from quark_eagle.deploy.findings import HIGH_PRECISION, MODEL_DTYPE, RuntimeModule
+from quark_eagle.deploy.findings import HIGH_PRECISION, MODEL_DTYPE, Parameter, Problem, RuntimeModule
 from quark_eagle.deploy.rules import Family, Norm
 
 EMBEDDING = "model.embed_tokens"
@@ -29,19 +29,21 @@ def fill_plain(
     family: Family, config: EngineConfig, places: Mapping[str, TensorInfo]
 ) -> Iterator[tuple[RuntimeModule, str]]:
     """Each of them as it will be filled, with the place that it takes its tensor from."""
-    for plain in (*_norms(family, config), *_tables(config.dimensions, "draft_vocabulary" in config.facts)):
+    for plain in (*_norms(family, config), *_tables(config)):
         info = places.get(plain.place)
+        dtype = "I64" if plain.name == VOCABULARY_MAP else MODEL_DTYPE
+        parameter = Parameter(name=plain.place, dtype=dtype, shape=plain.shape, sources=(info.name if info else None,))
         module = RuntimeModule(
             name=plain.name,
             lookup=plain.name,
             parts=(),
-            dtype="I64" if plain.name == VOCABULARY_MAP else MODEL_DTYPE,
+            dtype=dtype,
             scheme=None,
             decided_by="never quantized" if info else "shared with the target",
-            sources=(info.name,) if info else (),
+            parameters=(parameter,),
             shape=plain.shape,
             scale_shape=None,
-            errors=tuple(_problems(plain, info)),
+            problems=tuple(_problems(plain, info)),
         )
         yield module, plain.place
 
@@ -68,7 +70,8 @@ def _norm(prefix: str, norm: Norm, dims: Mapping[str, int]) -> Iterator[_Plain]:
         )
 
 
-def _tables(dims: Mapping[str, int], pruned: bool) -> Iterator[_Plain]:
+def _tables(config: EngineConfig) -> Iterator[_Plain]:
+    dims, pruned = config.dimensions, config.holds("draft_vocabulary")
     hidden, target_hidden = dims["hidden"], dims["target_hidden"]
     narrow = f"which is {target_hidden} wide and not {hidden}" if hidden != target_hidden else ""
     yield _Plain(
@@ -84,28 +87,31 @@ def _tables(dims: Mapping[str, int], pruned: bool) -> Iterator[_Plain]:
         shape=(dims["draft_vocabulary"], hidden),
         without=f"vLLM would share the target's head, {whole}" if whole else "",
     )
-    if pruned:
+    lost = "vLLM leaves the map at zeros and takes every draft token for the target token of the same number"
+    if config.holds("vocabulary_map"):
         yield _Plain(
             name=VOCABULARY_MAP,
             place=VOCABULARY_MAP,
             shape=(dims["draft_vocabulary"],),
-            without="vLLM leaves the map at zeros and takes every draft token for the target token of the same number",
+            without=lost if pruned else "",  # which is right where the draft has the whole vocabulary
         )
 
 
-def _problems(plain: _Plain, info: TensorInfo | None) -> list[str]:
+def _problems(plain: _Plain, info: TensorInfo | None) -> list[Problem]:
     """What is wrong with the tensor of one of them."""
     if info is None:
-        return [f"has no tensor on disk: {plain.without}. Put it back from the BF16 draft."] if plain.without else []
+        lost = f"has no tensor on disk: {plain.without}. Put it back from the BF16 draft."
+        return [Problem(message=lost)] if plain.without else []
     problems = []
     if info.dtype.startswith("F8"):
-        problems.append(
-            f"cannot be quantized: vLLM builds it in the model's dtype, and {info.name} is {info.dtype}, which is cast "
-            "without its scale. Copy it from the BF16 draft."
-        )
+        cast = f"vLLM builds it in the model's dtype, and {info.name} is {info.dtype}, which is cast without its scale"
+        problems.append(Problem(message=f"cannot be quantized: {cast}. Copy it from the BF16 draft."))
     elif info.dtype not in (("I64", "I32") if plain.name == VOCABULARY_MAP else HIGH_PRECISION):
-        problems.append(f"{info.name} is {info.dtype}, which is no dtype for it. Copy it from the BF16 draft.")
+        problems.append(
+            Problem(message=f"{info.name} is {info.dtype}, which is no dtype for it. Copy it from the BF16 draft.")
+        )
     if info.shape != plain.shape:
         found, wanted = list(info.shape), list(plain.shape)
-        problems.append(f"{info.name} has shape {found}, but config.json asks for {wanted}. Repair either.")
+        message = f"{info.name} has shape {found}, but config.json asks for {wanted}: vLLM stops. Repair either."
+        problems.append(Problem(message=message, stops=True))
     return problems

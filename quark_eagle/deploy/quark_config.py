@@ -95,7 +95,15 @@ class QuarkConfig:
                 problem=f"{reason} quantizes output_tensors or bias: vLLM stops with NotImplementedError. "
                 "Set both to null.",
             )
-        weight, inputs = _single(config.get("weight")), _single(config.get("input_tensors"))
+        specs = config.get("weight"), config.get("input_tensors")
+        if any(isinstance(spec, list) for spec in specs) and not self.rules.takes_lists:
+            return Answer(
+                scheme=None,
+                reason=reason,
+                problem=f"{reason} has weight or input_tensors in a list: {self.rules.name} stops with AttributeError. "
+                "Write the object itself.",
+            )
+        weight, inputs = map(_single, specs)
         spelled = {str(spec.get("dtype")) for spec in (weight, inputs) if spec}
         if not inputs or spelled != {self.rules.fp8_dtype}:
             found = " and ".join(sorted(spelled)) or "nothing"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
+VOCABULARY_PADDING = 64
+"""The engine rounds the rows of embedding and head up to it (``layers/vocab_parallel_embedding.py``)."""
 LAYER_COUNT = "<N>"
 """Stands in a lookup for the target's number of layers, where that is not known."""
 
@@ -34,12 +37,15 @@ class Linear:
         bias: config flags any of which gives it a bias; none if it never has one.
         when: name of the fact that must hold for it to be built; always if empty.
         high_precision: why it may not be quantized; it may if empty.
+        cut: what tensor parallelism divides. The loader takes as much of it as it needs, also on one device: a matrix
+            that is too long there is cut short without a word. None: the shape must be the very one.
     """
 
     module: str
     lookup: str
     parts: tuple[Part, ...]
     columns: str
+    cut: Literal["rows", "columns"] | None
     bias: tuple[str, ...] = ()
     when: str = ""
     high_precision: str = ""
@@ -73,6 +79,9 @@ class Family:
         stacked: where a name on disk is a part of a fused module (the file's ``orig_to_new_stacked``).
         aux_count: config keys that give the number of aux hidden states, first found wins; a list counts by its length.
         skipped: parts of names that are skipped without a word unless the fact they belong to holds.
+        drops_unknown: whether a tensor that no parameter takes is dropped without a word; otherwise loading stops.
+        drops_unknown_bias: the same of a bias.
+        unread: config flags that it does not know although the draft's result depends on them → what it does instead.
     """
 
     source: str
@@ -83,6 +92,9 @@ class Family:
     stacked: Mapping[str, str]
     aux_count: tuple[str, ...]
     skipped: Mapping[str, str]
+    drops_unknown: bool = False
+    drops_unknown_bias: bool = True
+    unread: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +125,16 @@ class EngineRules:
         eagle_prefix: put before an architecture that neither begins nor ends with it.
         other_drafts: a ``model_type`` that makes the engine build another kind of draft → one to say instead.
         speculators_types: ``speculators_model_type`` of an Eagle3 draft.
+        speculators_flags: what it takes from the top level of such a draft's config, beside what it always took.
         speculators_model_types: the nested ``model_type`` of such a draft → architecture.
         required_keys: keys of ``quantization_config``: the type that must be there, and what happens otherwise.
         schemes: what ``global_quant_config`` may ask for in FP8.
+        takes_lists: whether the spec of a weight or an input may lie in a list of one.
         fp8_dtype: how the config must spell it.
         harmless: parts of names that are skipped without loss.
         kv_scales: endings of scales of the KV cache, which belong to no linear.
+        left_alone: expressions for parameters that it builds, but never fills or never uses.
+        maps_every_vocabulary: whether it builds the map of the draft's vocabulary where that is the target's, too.
     """
 
     name: str
@@ -127,9 +143,13 @@ class EngineRules:
     eagle_prefix: str
     other_drafts: Mapping[str, str]
     speculators_types: tuple[str, ...]
+    speculators_flags: tuple[str, ...]
     speculators_model_types: Mapping[str, str]
     required_keys: Mapping[str, tuple[type, str]]
     schemes: tuple[Scheme, ...]
     fp8_dtype: str
     harmless: tuple[str, ...]
     kv_scales: tuple[str, ...]
+    left_alone: tuple[str, ...]
+    takes_lists: bool = True
+    maps_every_vocabulary: bool = False

@@ -36,7 +36,7 @@ def check_values(checkpoint: Checkpoint, progress: Progress = SILENT) -> list[Fi
             kind = "are NaN (byte 0x7f or 0xff)" if info.dtype == FP8 else "are NaN or infinite"
             if bad:
                 share = f"{bad} of {info.num_elements} numbers"
-                found += errors(info.name, [f"{share} {kind}, and one spoils every output. Quantize again."])
+                found += errors(info.name, [f"{share} {kind}, and one spoils every output. Quantize again."], "content")
             elif info.name.endswith(("weight_scale", "input_scale")) and info.num_elements:
                 found += _check_scale(checkpoint, info)
     return found
@@ -57,7 +57,7 @@ def check_vocabulary_map(checkpoint: Checkpoint, vocabulary: int) -> list[Findin
         problems.append(f"maps {outside} of {len(targets)} draft tokens outside the vocabulary of {vocabulary}.")
     if doubled:
         problems.append(f"maps {doubled} of {len(targets)} draft tokens to a target token that another has.")
-    return errors("d2t", [f"{problem} Copy it from the BF16 draft." for problem in problems])
+    return errors("d2t", [f"{problem} Copy it from the BF16 draft." for problem in problems], "content")
 
 
 def count_not_finite(dtype: str, piece: bytes) -> int:
@@ -81,7 +81,7 @@ def values_of(info: TensorInfo, data: bytes) -> Tensor:
 
     if not data:
         return torch.empty(info.shape)
-    values = torch.frombuffer(bytearray(data), dtype=_dtype(info.dtype))
+    values = torch.frombuffer(bytearray(data), dtype=torch_dtype(info.dtype))
     return values.reshape(info.shape) if values.numel() == info.num_elements else values
 
 
@@ -89,11 +89,14 @@ def _check_scale(checkpoint: Checkpoint, info: TensorInfo) -> list[Finding]:
     smallest = float(values_of(info, checkpoint.read_bytes(info)).float().min())
     if smallest > 0:
         return []
-    return errors(info.name, [f"its smallest scale is {smallest:g}, but a scale multiplies and must be positive."])
+    problem = f"its smallest scale is {smallest:g}, but a scale multiplies and must be positive."
+    return errors(info.name, [problem], "content")
 
 
-def _dtype(name: str) -> torch.dtype:
+def torch_dtype(name: str) -> torch.dtype:
+    """Of safetensors' name for it; bytes where torch has none."""
     import torch
 
     known = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
-    return (known | {FP8: torch.float8_e4m3fn, "I64": torch.int64, "I32": torch.int32}).get(name, torch.uint8)
+    known |= {FP8: torch.float8_e4m3fn, "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2": torch.float8_e5m2}
+    return (known | {"I64": torch.int64, "I32": torch.int32}).get(name, torch.uint8)

@@ -13,12 +13,12 @@ from typing import Any
 from quark_eagle.checkpoint.reader import Checkpoint, TensorInfo
 from quark_eagle.deploy.against_source import compare_configs, compare_tensors
 from quark_eagle.deploy.engine_config import EngineConfig
-from quark_eagle.deploy.findings import FP8, HIGH_PRECISION, Finding, RuntimeModule, errors, warnings
+from quark_eagle.deploy.findings import FP8, HIGH_PRECISION, Finding, Problem, RuntimeModule, errors, warnings
 from quark_eagle.deploy.loading import Loading, load
 from quark_eagle.deploy.quark_config import QuarkConfig
 from quark_eagle.deploy.rules import EngineRules
 from quark_eagle.deploy.values import check_values, check_vocabulary_map
-from quark_eagle.deploy.vllm_rules import ENGINES, VLLM_0_32
+from quark_eagle.deploy.vllm_versions import rules_for
 from quark_eagle.errors import UsageError, VerificationError
 from quark_eagle.progress import SILENT, Progress
 
@@ -32,7 +32,8 @@ class VerifyReport:
 
     Attributes:
         directory: of the checkpoint.
-        engine: whose rules were applied.
+        engine: whose rules were applied, as ``vllm-0.32``.
+        engine_version: that was asked for or is installed; None if neither, so that the newest rules were taken.
         source: the BF16 draft that it was compared with; None if it was not.
         num_target_layers: that the names were worked out for; None if any target was meant.
         architecture: the model class that the engine builds.
@@ -43,6 +44,7 @@ class VerifyReport:
 
     directory: Path
     engine: str
+    engine_version: str | None
     source: Path | None
     num_target_layers: int | None
     architecture: str
@@ -77,13 +79,14 @@ class VerifyReport:
             "verdict": "ok" if self.ok else "broken",
             "directory": str(self.directory),
             "engine": self.engine,
+            "engine_version": self.engine_version,
             "source": str(self.source) if self.source else None,
             "num_target_layers": self.num_target_layers,
             "architecture": self.architecture,
             "family": self.family,
             "num_errors": len(self.errors),
             "num_warnings": len(self.warnings),
-            "modules": [asdict(module) | {"status": module.status} for module in self.modules],
+            "modules": [module.to_json() for module in self.modules],
             "findings": [asdict(finding) for finding in self.findings],
         }
 
@@ -92,7 +95,7 @@ def verify(
     directory: Path | str,
     source: Path | str | None = None,
     num_target_layers: int | None = None,
-    engine: str = VLLM_0_32.name,
+    engine_version: str | None = None,
     progress: Progress = SILENT,
 ) -> VerifyReport:
     """Say what an engine will do with a draft, quantized or not.
@@ -102,21 +105,24 @@ def verify(
         source: the BF16 draft that it was made from: every kept byte is compared, every FP8 weight held to its bound.
         num_target_layers: of the target, which is part of the names that ``exclude`` is compared with. Without it every
             number up to 256 is tried.
-        engine: a key of `quark_eagle.deploy.vllm_rules.ENGINES`.
+        engine_version: of the vLLM whose rules are applied. None takes the installed one's, and the newest that were
+            read where none is installed. One whose sources were not read is a warning; the nearest rules are applied.
         progress: told about every byte that is read.
 
     Raises:
-        UsageError: there are no rules for this engine.
+        UsageError: `engine_version` is no version.
         VerificationError: it is quantized in a way that the rules do not cover, so nothing is known.
         CheckpointError: checkpoint or source cannot be read.
     """
-    rules = _rules(engine)
+    versioned = rules_for(engine_version)
+    rules = versioned.rules
     if num_target_layers is not None and num_target_layers < 1:
         raise UsageError(f"num_target_layers is {num_target_layers}, but a target has at least one layer.")
     checkpoint = Checkpoint.open(directory)
     original = Checkpoint.open(source) if source is not None else None
     config = EngineConfig.of(checkpoint.config, rules)
-    findings = errors("config.json", config.problems)
+    findings = warnings(f"vLLM {versioned.version}", [versioned.note] if versioned.note else [])
+    findings += errors("config.json", (*config.problems, *config.unread))
     quantization, problems = _quantization(checkpoint, rules)
     findings += errors("config.json", problems)
     loading = Loading(modules=(), findings=(), scales={})
@@ -134,6 +140,7 @@ def verify(
     return VerifyReport(
         directory=checkpoint.directory,
         engine=rules.name,
+        engine_version=versioned.version,
         source=original.directory if original is not None else None,
         num_target_layers=num_target_layers,
         architecture=config.architecture,
@@ -143,13 +150,7 @@ def verify(
     )
 
 
-def _rules(engine: str) -> EngineRules:
-    if engine not in ENGINES:
-        raise UsageError(f"There are no rules for engine {engine!r}. Choose one of: {', '.join(ENGINES)}.")
-    return ENGINES[engine]
-
-
-def _quantization(checkpoint: Checkpoint, rules: EngineRules) -> tuple[QuarkConfig | None, list[str]]:
+def _quantization(checkpoint: Checkpoint, rules: EngineRules) -> tuple[QuarkConfig | None, list[Problem]]:
     """The quantization config as the engine reads it; what is wrong with it."""
     raw = checkpoint.quantization_config
     if raw is None:
@@ -161,21 +162,20 @@ def _quantization(checkpoint: Checkpoint, rules: EngineRules) -> tuple[QuarkConf
         return None, []
     method = str(raw.get("quant_method") or "").lower()
     if not method:
-        return None, [
-            "quantization_config has no quant_method, so vLLM takes the draft for unquantized. Write 'quark'."
-        ]
+        unquantized = "quantization_config has no quant_method, so vLLM takes the draft for unquantized. Write 'quark'."
+        return None, [Problem(message=unquantized)]
     if method != "quark":
         raise VerificationError(
             f"{checkpoint.directory}/config.json: its quant_method is {method!r}, but only 'quark' is known here. "
             "Nothing can be said about this checkpoint. Quantize the BF16 draft with `quark-eagle quantize`."
         )
     quantization = QuarkConfig.of(raw, rules)
-    return quantization, list(quantization.problems)
+    return quantization, [Problem(message=problem, stops=True) for problem in quantization.problems]
 
 
 def _about_modules(loading: Loading, checkpoint: Checkpoint, stored_dtype: str) -> list[Finding]:
     """The modules' own errors, and warnings about what they are filled with."""
-    found = [finding for module in loading.modules for finding in errors(module.name, module.errors)]
+    found = [finding for module in loading.modules for finding in errors(module.name, module.problems)]
     for module in loading.modules:
         if module.dtype == FP8 and any(size % _KERNEL_MULTIPLE for size in module.shape):
             need = f"the FP8 kernels of GPUs need multiples of {_KERNEL_MULTIPLE}"
@@ -211,8 +211,8 @@ def _about_t2d(checkpoint: Checkpoint, vocabulary: int) -> list[Finding]:
 def _with_findings(module: RuntimeModule, findings: list[Finding]) -> RuntimeModule:
     """The module with the errors that were found about its tensors as well."""
     about = [
-        f"{finding.subject} {finding.message}"
+        Problem(message=f"{finding.subject} {finding.message}", stops=finding.stops)
         for finding in findings
         if finding.severity == "error" and finding.subject in module.sources and finding.subject != module.name
     ]
-    return replace(module, errors=(*module.errors, *about)) if about else module
+    return replace(module, problems=(*module.problems, *about)) if about else module

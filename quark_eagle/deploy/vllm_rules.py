@@ -1,6 +1,7 @@
-"""What vLLM does when it loads an Eagle3 draft, written down as data and keyed by version.
+"""What vLLM does when it loads an Eagle3 draft, written down as data.
 
-Read in vLLM 0.32.0 (paths below ``vllm/model_executor``); tests hold these tables against the installed engine.
+Read in vLLM 0.32.0 (paths below ``vllm/model_executor``); tests hold these tables against the installed engine. What
+earlier versions did otherwise is in `quark_eagle.deploy.vllm_versions`.
 
 * A module has two runtime names. Its *parameters* count the draft's own layers, ``model.layers.0.self_attn.qkv_proj``;
   the *lookup*, with which ``quantization_config`` is asked, goes on from the target's layers,
@@ -11,12 +12,15 @@ Read in vLLM 0.32.0 (paths below ``vllm/model_executor``); tests hold these tabl
   matches from the start (``layers/quantization/utils/config_utils.py``, ``is_equal_or_regex_match``). No globs.
 * No missing tensor is noticed: ``load_weights`` of all three files returns None, which switches the check for
   uninitialized weights off, for BF16 drafts too (``model_loader/default_loader.py``).
+* A matrix that is longer than config.json says, along the side that tensor parallelism divides, is cut to size without
+  a word, on one device too (``parameter.py``: ``narrow`` before the shapes are compared).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
+from typing import Literal
 
 from quark_eagle.deploy.rules import EngineRules, Family, Linear, Norm, Part, Scheme
 
@@ -25,27 +29,41 @@ _GATE_UP = Linear(
     lookup="mlp.gate_up_proj",
     parts=(Part(name="mlp.gate_proj", rows="intermediate"), Part(name="mlp.up_proj", rows="intermediate")),
     columns="hidden",
+    cut="rows",
 )
 _DOWN = Linear(
     module="mlp.down_proj",
     lookup="mlp.down_proj",
     parts=(Part(name="mlp.down_proj", rows="hidden"),),
     columns="intermediate",
+    cut="columns",
 )
 _QKV = (
     Part(name="self_attn.q_proj", rows="query"),
     Part(name="self_attn.k_proj", rows="key_value"),
     Part(name="self_attn.v_proj", rows="key_value"),
 )
-_FC = Linear(module="fc", lookup="fc", parts=(Part(name="fc", rows="hidden"),), columns="fc_input", when="aux")
+_FC = Linear(
+    module="fc", lookup="fc", parts=(Part(name="fc", rows="hidden"),), columns="fc_input", cut=None, when="aux"
+)
 
 
-def _single(name: str, rows: str, columns: str, *, when: str = "", bias: tuple[str, ...] = (), why: str = "") -> Linear:
+def _single(
+    name: str,
+    rows: str,
+    columns: str,
+    cut: Literal["rows", "columns"] | None,
+    *,
+    when: str = "",
+    bias: tuple[str, ...] = (),
+    why: str = "",
+) -> Linear:
     return Linear(
         module=name,
         lookup=name,
         parts=(Part(name=name, rows=rows),),
         columns=columns,
+        cut=cut,
         when=when,
         bias=bias,
         high_precision=why,
@@ -87,14 +105,13 @@ LLAMA = Family(
             lookup="self_attn.qkv_proj",
             parts=_QKV,
             columns="attention_input",
+            cut="rows",
             bias=("attention_bias",),
         ),
         # models/llama.py: o_proj also listens to `bias`, which the overridden qkv_proj does not.
-        _single("self_attn.o_proj", "hidden", "query", bias=("attention_bias", "bias")),
-        Linear(
-            module=_GATE_UP.module, lookup=_GATE_UP.lookup, parts=_GATE_UP.parts, columns="hidden", bias=("mlp_bias",)
-        ),
-        Linear(module=_DOWN.module, lookup=_DOWN.lookup, parts=_DOWN.parts, columns="intermediate", bias=("mlp_bias",)),
+        _single("self_attn.o_proj", "hidden", "query", "columns", bias=("attention_bias", "bias")),
+        replace(_GATE_UP, bias=("mlp_bias",)),
+        replace(_DOWN, bias=("mlp_bias",)),
     ),
     layer_norms=_LAYER_NORMS,
     linears=(_FC,),
@@ -114,9 +131,10 @@ QWEN3 = Family(
             lookup="qkv_proj",
             parts=_QKV,
             columns="attention_input",
+            cut="rows",
             bias=("attention_bias",),
         ),
-        _single("self_attn.o_proj", "hidden", "query"),
+        _single("self_attn.o_proj", "hidden", "query", "columns"),
         _GATE_UP,
         _DOWN,
     ),
@@ -143,19 +161,23 @@ DEEPSEEK_MLA = Family(
                 Part(name="self_attn.kv_a_proj_with_mqa", rows="key_value_rank_and_rope"),
             ),
             columns="attention_input",
+            cut="rows",
             when="query_rank",
         ),
-        _single("self_attn.q_b_proj", "query", "query_rank", when="query_rank"),
+        _single("self_attn.q_b_proj", "query", "query_rank", "rows", when="query_rank"),
         # Without a query rank vLLM 0.32 builds these two, but its loader renames kv_a_proj_with_mqa all the same.
-        _single("self_attn.q_proj", "query", "attention_input", when="no_query_rank"),
-        _single("self_attn.kv_a_proj_with_mqa", "key_value_rank_and_rope", "attention_input", when="no_query_rank"),
+        _single("self_attn.q_proj", "query", "attention_input", "rows", when="no_query_rank"),
+        _single(
+            "self_attn.kv_a_proj_with_mqa", "key_value_rank_and_rope", "attention_input", None, when="no_query_rank"
+        ),
         _single(
             "self_attn.kv_b_proj",
             "key_value_up",
             "key_value_rank",
+            "rows",
             why="vLLM takes it apart into the absorbed matrices W_UK and W_UV and multiplies in the model's dtype",
         ),
-        _single("self_attn.o_proj", "hidden", "value"),
+        _single("self_attn.o_proj", "hidden", "value", "columns"),
         _GATE_UP,
         _DOWN,
     ),
@@ -196,6 +218,7 @@ VLLM_0_32 = EngineRules(
         dict.fromkeys(("deepseek_v3", "deepseek_v32", "deepseek_v4", "deepseek_v41", "glm_moe_dsa"), "deepseek_v2")
     ),
     speculators_types=("eagle3", "peagle"),  # transformers_utils/configs/speculators/algos.py
+    speculators_flags=("fc_norm", "norm_output"),
     speculators_model_types=MappingProxyType({"llama": "Eagle3LlamaForCausalLM", "qwen3": "Eagle3Qwen3ForCausalLM"}),
     # layers/quantization/quark/quark.py: from_config, get_quant_method_target, _find_matched_config
     required_keys=MappingProxyType(
@@ -225,6 +248,8 @@ VLLM_0_32 = EngineRules(
     harmless=("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "rotary_pos_emb.inv_freq"),
     # layers/quantization/base_config.py: _ignore_unexpected_suffixes and get_cache_scale_mapper
     kv_scales=(".q_scale", ".k_scale", ".v_scale", ".kv_scale", ".output_scale", ".prob_output_scale"),
+    left_alone=(
+        r".*\.attn\.(q|k|v|prob)_scale",  # of a KV cache in FP8; layers/quantization/kv_cache.py sets them to 1
+        r"model\.layers\.[1-9]\d*\.hidden_norm\.weight",  # built in every layer, used in the first
+    ),
 )
-
-ENGINES: Mapping[str, EngineRules] = MappingProxyType({VLLM_0_32.name: VLLM_0_32})

@@ -61,7 +61,44 @@ def test_an_unknown_engine_exits_with_2(good: Path) -> None:
     result = run(good, "--engine", "vllm-9")
 
     assert result.exit_code == 2
-    assert "Choose one of: vllm-0.32" in result.stderr
+    assert "vllm-9" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--target", "t"], "--target: is about asking the engine itself. Say --engine vllm as well."),
+        (["--vllm-python", "p"], "--vllm-python: is about asking the engine itself."),
+        (["--engine", "vllm", "--engine-version", "0.26"], "--engine-version: with --engine the engine tells that"),
+        (["--engine", "vllm", "--real-target"], "--real-target: loads the target itself, but --target does not say"),
+        (["--engine-version", "newest"], "--engine-version 'newest': is no version of vLLM"),
+    ],
+)
+def test_options_that_would_be_read_by_nobody_exit_with_2(good: Path, options: list[str], said: str) -> None:
+    result = run(good, *options)
+
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_the_version_whose_rules_were_applied_is_named(good: Path) -> None:
+    assert "by the rules of vllm-0.26 (LlamaForCausalLMEagle3)" in run(good, "--engine-version", "0.26.0").stdout
+
+    unread = run(good, "--engine-version", "0.40.0")
+    assert unread.exit_code == 0
+    assert "WARNING vLLM 0.40.0: the sources of vLLM 0.40.0 were not read" in unread.stdout
+
+
+def test_an_engine_that_cannot_be_asked_exits_with_5_and_the_end_of_its_log(good: Path, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho No module named vllm; exit 1\n")
+    python.chmod(0o755)
+
+    result = run(good, "--engine", "vllm", "--vllm-python", python)
+
+    assert result.exit_code == 5
+    assert "vLLM could not be asked: it ended with 1" in result.stderr
+    assert "No module named vllm" in result.stderr
 
 
 def test_the_targets_number_of_layers_appears_in_the_lookups(good: Path) -> None:
