@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from quark_eagle.checkpoint.geometry import Geometry
 from quark_eagle.checkpoint.manifest import digest
-from quark_eagle.trace.target_trace import TRACE_NAME, default_aux_layer_ids
+from quark_eagle.trace.fit import default_aux_layer_ids
+from quark_eagle.trace.target_trace import TRACE_NAME
 from quark_eagle.trace.trace_document import (
     Sampling,
     ShardInfo,

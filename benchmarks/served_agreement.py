@@ -32,9 +32,11 @@ from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.model.eagle3 import Eagle3Draft
 from quark_eagle.model.linear import Linear
 from quark_eagle.parity.acceptance import walk
+from quark_eagle.parity.anchor import relative
 from quark_eagle.parity.replay import replay
+from quark_eagle.trace.fit import default_aux_layer_ids
 from quark_eagle.trace.prompts import PromptSet
-from quark_eagle.trace.target_trace import TracedPrompt, default_aux_layer_ids
+from quark_eagle.trace.target_trace import TracedPrompt
 from quark_eagle.trace.trace_document import Sampling, TracedPromptInfo
 from quark_eagle.trace.transformers_target import TransformersTarget, identify
 
@@ -91,11 +93,6 @@ class Agreement:
         if self.dtype == "float32":
             return self.identical == len(self.replayed)
         return self.difference <= self.bar
-
-
-def relative(found: float, reference: float) -> float:
-    """|found / reference - 1|; 0 where both are 0."""
-    return abs(found - reference) / reference if reference else float(found != reference)
 
 
 def rates(run: Run) -> tuple[float, float]:

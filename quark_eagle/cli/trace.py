@@ -6,16 +6,30 @@ import shlex
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from quark_eagle.cli import render
-from quark_eagle.cli.options import JsonFlag, OverwriteFlag, TargetArg
+from quark_eagle.cli.exit_codes import ExitCode
+from quark_eagle.cli.options import JsonFlag, OverwriteFlag, RevisionOption, TargetArg
 
 if TYPE_CHECKING:
-    from quark_eagle.trace.record_options import Estimate
+    from quark_eagle.checkpoint.reader import Checkpoint
+    from quark_eagle.documents.anchor import Anchor
+    from quark_eagle.trace.prompts import PromptSet
+    from quark_eagle.trace.record_options import RecordOptions
     from quark_eagle.trace.target_trace import TargetTrace
+    from quark_eagle.trace.vllm_options import VllmOptions
+
+DEFAULT_K = 3
+
+
+class EngineName(str, Enum):
+    """What runs the target."""
+
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
 
 
 class Dtype(str, Enum):
@@ -48,6 +62,10 @@ def trace(
         Path,
         typer.Option("--output", "-o", metavar="TRACE", help="Directory of the trace; resumable.", show_default=False),
     ],
+    revision: RevisionOption = None,
+    draft_revision: Annotated[
+        str | None, typer.Option(metavar="REV", help="The same of the draft's id.", show_default=False)
+    ] = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -80,116 +98,175 @@ def trace(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let the target's own Python code run.")
     ] = False,
+    engine: Annotated[
+        EngineName,
+        typer.Option(help="What runs the target: transformers, in this process; vllm, in one of its own, on any GPUs."),
+    ] = EngineName.TRANSFORMERS,
+    vllm_python: Annotated[
+        Path | None,
+        typer.Option(metavar="PYTHON", help="An interpreter that has vLLM. Default: our own.", show_default=False),
+    ] = None,
+    vllm_bin: Annotated[
+        Path | None,
+        typer.Option(metavar="VLLM", help="The `vllm` script of its environment instead.", show_default=False),
+    ] = None,
+    tensor_parallel_size: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="GPUs that vLLM splits the target over.", show_default="1")
+    ] = None,
+    vllm_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FLAG[=VALUE]", help="A further flag of vLLM; may be repeated.", show_default=False),
+    ] = None,
+    num_speculative_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--num-speculative-tokens", "-k", min=1, max=16, metavar="K", help="Of the served draft.", show_default="3"
+        ),
+    ] = None,
+    no_anchor: Annotated[
+        bool,
+        typer.Option("--no-anchor", help="With vllm: serve no draft along. Such a trace explains, and gates nothing."),
+    ] = False,
     overwrite: OverwriteFlag = False,
     json_: JsonFlag = False,
 ) -> None:
     """Run the target once over the prompts and keep its tokens and hidden states.
 
-    An interrupted run continues where it stopped when the same command is given again.
+    An interrupted run continues where it stopped when the same command is given again. With --engine vllm the draft is
+    served along, and replay of it is held against what was served: exit 3 if they differ.
 
     Example: quark-eagle trace TARGET --draft DRAFT --output TRACE
     """
     from quark_eagle.checkpoint.reader import Checkpoint
-    from quark_eagle.checkpoint.source import resolve
+    from quark_eagle.checkpoint.source import at_revision, resolve
     from quark_eagle.trace.prompts import PromptSet
     from quark_eagle.trace.record_options import RecordOptions
-    from quark_eagle.trace.recording import record
     from quark_eagle.trace.trace_document import Sampling
 
+    vllm = _vllm(
+        engine, vllm_python, vllm_bin, tensor_parallel_size, vllm_option, num_speculative_tokens, anchored=not no_anchor
+    )
     chosen = PromptSet.load(prompts, split).limited(limit)
     for remark in () if json_ else chosen.notes:
         render.note(f"{chosen.source}: {remark}.")
+    options = RecordOptions(
+        sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens),
+        dtype=dtype.value,
+        state_dtype=state_dtype.value,
+        project=project,
+        batch_size=batch_size,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        vllm=vllm,
+    )
+    opened = Checkpoint.open(resolve(at_revision(draft, draft_revision, "--draft-revision")))
     try:
-        recorded = record(
-            target,
-            Checkpoint.open(resolve(draft)),
-            chosen,
-            output,
-            RecordOptions(
-                sampling=Sampling(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens),
-                dtype=dtype.value,
-                state_dtype=state_dtype.value,
-                project=project,
-                batch_size=batch_size,
-                device=device,
-                trust_remote_code=trust_remote_code,
-            ),
-            overwrite=overwrite,
-            progress=render.progress(quiet=json_),
-            announce=(lambda estimate: None) if json_ else announce,
-            command_line=sys.argv,
+        recorded = _recorded(
+            at_revision(target, revision), opened, chosen, output, options, overwrite=overwrite, quiet=json_
         )
+        anchor = _anchored(recorded, opened, quiet=json_) if vllm is not None and not no_anchor else None
     except (KeyboardInterrupt, SystemExit):
         render.note("What is recorded is kept: the same command continues where it stopped.")
         raise
-    if json_:
-        render.emit_json(_document(recorded))
-        return
-    _show(recorded)
-    render.note(f"Next: quark-eagle parity {shlex.quote(draft)} FP8_DRAFT --trace {shlex.quote(str(output))}")
+    _deliver(recorded, anchor, draft, json_=json_)
 
 
-def announce(estimate: Estimate) -> None:
-    """Disk and time, before the long part starts."""
-    left = f"{estimate.num_prompts} prompts"
-    if estimate.num_done:
-        left = f"{estimate.num_prompts - estimate.num_done} of {left} left"
-    if estimate.seconds is None:
-        render.note(f"All {left} are recorded already; finishing the trace.")
-        return
-    render.note(
-        f"{left}: {estimate.prompt_tokens} tokens to read and up to {estimate.max_new_tokens} to write, in "
-        f"{estimate.dtype}, {estimate.batch_size} at a time. At most {render.size(estimate.size_bytes)} and about "
-        f"{_duration(estimate.seconds)}."
+def _vllm(
+    engine: EngineName,
+    python: Path | None,
+    script: Path | None,
+    tensor_parallel_size: int | None,
+    flags: list[str] | None,
+    num_speculative_tokens: int | None,
+    *,
+    anchored: bool,
+) -> VllmOptions | None:
+    """How vLLM is run; None if it is not.
+
+    Raises:
+        UsageError: an option of vLLM's without it, or two that contradict each other.
+    """
+    from quark_eagle.errors import UsageError, findings
+    from quark_eagle.trace.vllm_options import VllmOptions, parse_options
+
+    k = "--num-speculative-tokens"
+    given = {
+        "--vllm-python": python,
+        "--vllm-bin": script,
+        "--tensor-parallel-size": tensor_parallel_size,
+        "--vllm-option": flags,
+        k: num_speculative_tokens,
+        "--no-anchor": None if anchored else True,
+    }
+    if engine is not EngineName.VLLM:
+        problems = [f"{name}: means nothing without --engine vllm." for name, value in given.items() if value]
+        if problems:
+            raise UsageError(findings("trace", problems, "Add --engine vllm, or leave them out."))
+        return None
+    if num_speculative_tokens is not None and not anchored:
+        raise UsageError(f"{k} and --no-anchor: no draft is served. Leave one of them out.")
+    return VllmOptions(
+        python=python,
+        bin=script,
+        tensor_parallel_size=tensor_parallel_size or 1,
+        options=parse_options(flags or []),
+        num_speculative_tokens=(num_speculative_tokens or DEFAULT_K) if anchored else None,
     )
 
 
-def _duration(seconds: float) -> str:
-    """A time to wait, to be read and not measured with.
+def _recorded(
+    target: str,
+    draft: Checkpoint,
+    prompts: PromptSet,
+    output: Path,
+    options: RecordOptions,
+    *,
+    overwrite: bool,
+    quiet: bool,
+) -> TargetTrace:
+    """The trace: recorded now, or finished by an earlier run that was ended before it came to the anchor."""
+    from quark_eagle.cli.trace_output import announce
+    from quark_eagle.documents.anchor import ANCHOR_NAME
+    from quark_eagle.trace.recording import record
+    from quark_eagle.trace.target_trace import TRACE_NAME, TargetTrace
 
-    >>> _duration(4.2), _duration(95), _duration(7500)
-    ('4 s', '2 min', '2.1 h')
-    """
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    is_served = options.vllm is not None and options.vllm.num_speculative_tokens is not None
+    if is_served and not overwrite and (output / TRACE_NAME).is_file() and not (output / ANCHOR_NAME).exists():
+        finished = TargetTrace.open(output)
+        if finished.served is not None and finished.document.prompts_sha256 == prompts.sha256:
+            render.note(f"{output}: is finished, and only its anchor is missing.")
+            return finished
+    return record(
+        target,
+        draft,
+        prompts,
+        output,
+        options,
+        overwrite=overwrite,
+        progress=render.progress(quiet=quiet),
+        announce=(lambda estimate: None) if quiet else announce,
+        command_line=sys.argv,
+    )
 
 
-def _show(trace: TargetTrace) -> None:
-    target, states = trace.target, trace.states
-    stopped = sum(info.stop_reason == "stop" for info in trace.prompts)
-    generated = trace.num_generated_tokens
-    layers = ", ".join(map(str, target.aux_layer_ids))
-    held = "projected by the draft's fc" if states.projection else f"aux layers {layers}"
-    sampling = trace.sampling
-    chosen = "greedy" if sampling.is_greedy else f"temperature {sampling.temperature}, top-p {sampling.top_p}"
-    rows = [
-        ("target", f"{target.name} ({target.num_hidden_layers} layers, hidden {target.hidden_size}, {target.dtype})"),
-        ("prompts", f"{len(trace)} in {len({info.category for info in trace.prompts})} categories"),
-        ("generated", f"{generated} tokens, {chosen}; {stopped} answers ended by themselves"),
-        ("states", f"{held}, {states.dtype}"),
-        ("borrowed", ", ".join(trace.document.row_names) or "nothing: the draft has its own embedding and head"),
-        ("trace", f"{trace.directory} ({render.size(trace.size_bytes)})"),
-    ]
-    render.show(render.table(("", "recorded"), rows))
+def _anchored(trace: TargetTrace, draft: Checkpoint, *, quiet: bool) -> Anchor:
+    """Replay of the draft, held against what was served of it."""
+    from quark_eagle.parity.anchor import anchor
+
+    return anchor(trace, draft.directory, render.progress(quiet=quiet))
 
 
-def _document(trace: TargetTrace) -> dict[str, Any]:
-    """The answer as one JSON object: where the trace is and what it holds, counts only."""
-    from dataclasses import asdict
+def _deliver(trace: TargetTrace, anchor: Anchor | None, draft: str, *, json_: bool) -> None:
+    from quark_eagle.cli.trace_output import show_anchor, show_trace, trace_document
 
-    return {
-        "schema_version": 1,
-        "trace": str(trace.directory),
-        "trace_sha256": trace.sha256,
-        "size_bytes": trace.size_bytes,
-        "num_prompts": len(trace),
-        "num_prompt_tokens": sum(info.prompt_length for info in trace.prompts),
-        "num_generated_tokens": trace.num_generated_tokens,
-        "num_stopped": sum(info.stop_reason == "stop" for info in trace.prompts),
-        "target": {**asdict(trace.target), "aux_layer_ids": list(trace.target.aux_layer_ids)},
-        "sampling": asdict(trace.sampling),
-        "states": asdict(trace.states),
-        "row_names": list(trace.document.row_names),
-        "prompts_sha256": trace.document.prompts_sha256,
-    }
+    if json_:
+        render.emit_json(trace_document(trace, anchor))
+    else:
+        show_trace(trace)
+        if anchor is not None:
+            show_anchor(anchor)
+    if anchor is not None and not anchor.matches:
+        raise typer.Exit(ExitCode.NO)
+    if not json_:
+        next_one = f"quark-eagle parity {shlex.quote(draft)} FP8_DRAFT --trace {shlex.quote(str(trace.directory))}"
+        render.note(f"Next: {next_one}")

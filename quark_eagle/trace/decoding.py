@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from quark_eagle.trace.sampling import choose
+from quark_eagle.trace.sampling import choose, uniforms_of
 from quark_eagle.trace.trace_document import Sampling
 
 
@@ -26,7 +26,7 @@ class Request:
     """One prompt as tokens."""
 
     token_ids: tuple[int, ...]
-    uniforms: Tensor  # [max_tokens] float64, see `sampling.uniforms_of`
+    sha256: str  # of the prompt: what is random in its answer follows from it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,7 @@ class Answer:
     top2_margin: Tensor  # [n - p] float32
     aux_hidden_states: Tensor  # [n - 1, num_aux * hidden]
     stop_reason: str  # "stop" or "length"
+    accepted: tuple[int, ...] | None = None  # draft tokens in each round, if a draft was served along with it
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,6 +49,12 @@ class Pace:
     prefill_seconds: float = 0.0
     decode_tokens: int = 0
     decode_seconds: float = 0.0
+
+    def seconds(self, prompt_tokens: int, new_tokens: int, num_answers: int) -> float:
+        """What so many tokens would take at this pace, which was measured on ``num_answers`` answers."""
+        # The first token of an answer comes from prefill.
+        decoded = max(1, self.decode_tokens - num_answers)
+        return prompt_tokens * self.prefill_seconds / self.prefill_tokens + new_tokens * self.decode_seconds / decoded
 
 
 class Forward(Protocol):
@@ -68,6 +75,7 @@ class _Row:
     """One answer being written."""
 
     request: Request
+    uniforms: Tensor  # [max_tokens] float64
     states: Tensor  # [p + max_tokens - 1, width]
     generated: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
@@ -79,7 +87,7 @@ class _Row:
         length, width = prompt_states.shape
         states = torch.empty(length + sampling.max_tokens - 1, width, dtype=state_dtype)
         states[:length] = prompt_states
-        return cls(request=request, states=states)
+        return cls(request=request, uniforms=uniforms_of(sampling, request.sha256), states=states)
 
     @property
     def length(self) -> int:
@@ -146,7 +154,7 @@ def _append(
     active: Sequence[_Row], logits: Tensor, sampling: Sampling, stop_token_ids: Collection[int], step: int
 ) -> None:
     """Give every active row its next token."""
-    chosen = choose(logits, sampling, torch.stack([row.request.uniforms[step] for row in active]))
+    chosen = choose(logits, sampling, torch.stack([row.uniforms[step] for row in active]))
     values = zip(active, chosen.token_ids.tolist(), chosen.log_probs.tolist(), chosen.top2_margin.tolist(), strict=True)
     for row, token, log_prob, margin in values:
         row.generated.append(token)

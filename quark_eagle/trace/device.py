@@ -6,6 +6,7 @@ in float32 (measured, 2 cores with AVX2).
 
 from __future__ import annotations
 
+import platform
 import re
 
 import torch
@@ -37,3 +38,16 @@ def resolve_device(device: str) -> str:
             f"--device {device}: torch {torch.__version__} sees no GPU here. Leave --device out, or say cpu."
         )
     return device
+
+
+def arch_of(device: str) -> str:
+    """What multiplies there, as evidence tells it: the processor's instruction set and, on a GPU, the GPU's own name.
+
+    ``x86_64 AVX2``; ``x86_64 AVX512, gfx950`` on an MI355X (ROCm says ``gfx950:sramecc+:xnack-``); ``…, sm_90``.
+    """
+    processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    if not device.startswith("cuda"):
+        return processor
+    found = torch.cuda.get_device_properties(device)
+    gcn = getattr(found, "gcnArchName", "")  # ROCm's builds only
+    return f"{processor}, {gcn.split(':')[0] if gcn else f'sm_{found.major}{found.minor}'}"

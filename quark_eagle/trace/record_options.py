@@ -9,6 +9,7 @@ from typing import Literal
 
 from quark_eagle.errors import UsageError, findings
 from quark_eagle.trace.trace_document import Sampling
+from quark_eagle.trace.vllm_options import VllmOptions
 
 AUTO_BATCH_SIZE = 128
 BATCH_BYTES = 2 << 30  # a batch's cache, and its states until its shard is written
@@ -27,6 +28,7 @@ class RecordOptions:
         batch_size: prompts decoded together; None for as many as are sensible.
         device: "auto" is a GPU if there is one.
         trust_remote_code: let the target's own Python code run.
+        vllm: run the target in vLLM, in this way; None runs it here, by transformers.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
@@ -36,6 +38,7 @@ class RecordOptions:
     batch_size: int | None = None
     device: str = "auto"
     trust_remote_code: bool = False
+    vllm: VllmOptions | None = None
 
     def check(self) -> None:
         """See that the options make sense together.
@@ -58,8 +61,13 @@ class RecordOptions:
                 not (self.dtype == "bfloat16" and self.state_dtype == "float32"),
                 "--state-dtype float32: the states of a bfloat16 target have no more digits than bfloat16.",
             ),
+            (
+                self.vllm is None or self.device == "auto",
+                f"--device {self.device}: vLLM runs on what it was built for. Leave it out with --engine vllm.",
+            ),
         )
         problems = [problem for holds, problem in rules if not holds]
+        problems += self.vllm.problems if self.vllm is not None else []
         if problems:
             raise UsageError(findings("trace", problems, "Correct these options."))
 

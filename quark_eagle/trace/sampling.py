@@ -60,6 +60,11 @@ def uniforms_of(sampling: Sampling, prompt_sha256: str) -> Tensor:
     """The uniform numbers of one prompt, [max_tokens] float64: the same whenever it is recorded with this seed."""
     if sampling.is_greedy:
         return torch.zeros(sampling.max_tokens, dtype=torch.float64)
-    digest = hashlib.sha256(f"{sampling.seed}:{prompt_sha256}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    generator = torch.Generator().manual_seed(seed_of(sampling, prompt_sha256))
     return torch.rand(sampling.max_tokens, generator=generator, dtype=torch.float64)
+
+
+def seed_of(sampling: Sampling, prompt_sha256: str) -> int:
+    """Of one prompt's own generator, from 0 to 2**63 - 1."""
+    digest = hashlib.sha256(f"{sampling.seed}:{prompt_sha256}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1

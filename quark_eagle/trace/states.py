@@ -1,7 +1,7 @@
-"""What hidden states must be before acceptance is measured with them: finite, not zero, not constant.
+"""What hidden states must be before acceptance is measured with them: finite, not zero, not constant, of this path.
 
-A hook on the wrong module, a target that was loaded without its weights or an overflow gives states that are one of
-these; replay would run on them without a word.
+A hook on the wrong module, a target that was loaded without its weights or an overflow gives states that are not;
+replay would run on them without a word.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 ADVICE = (
     "A draft sees nothing in such states. Check the target's weights and the aux layer ids, then record the trace anew."
 )
+
+REGRET = 1.0  # in logits: bfloat16 and the shape of a batch move two of them by tenths at most
+REGRETTED_SHARE = 0.05
 
 
 def check_states(states: Tensor, num_layers: int, where: str) -> None:
@@ -38,11 +41,12 @@ def check_states(states: Tensor, num_layers: int, where: str) -> None:
             f"needed. {ADVICE}"
         )
     for number, layer in enumerate(states.chunk(num_layers, dim=-1), 1):
-        zero_rows = (layer == 0).all(dim=-1)
-        if zero_rows.any():
-            row = int(zero_rows.nonzero()[0])
+        constant_rows = (layer == layer[:, :1]).all(dim=-1)
+        if constant_rows.any():
+            row = int(constant_rows.nonzero()[0])
+            value = layer[row, 0].item()
             raise TraceError(
-                f"{where}: the hidden state of token {row} is zero throughout "
+                f"{where}: the hidden state of token {row} is {f'{value:g}' if value else 'zero'} throughout "
                 f"(aux layer {number} of {num_layers}). {ADVICE}"
             )
         if len(layer) > 1 and (layer[1:] == layer[:1]).all():
@@ -50,3 +54,28 @@ def check_states(states: Tensor, num_layers: int, where: str) -> None:
                 f"{where}: all {len(layer)} tokens have the same hidden state (aux layer {number} of {num_layers}), "
                 f"but states differ from token to token. {ADVICE}"
             )
+
+
+def check_path(regret: Tensor, where: str) -> None:
+    """Refuse states that were captured along another path than the one that was generated greedily.
+
+    The tokens were generated in one pass and the states captured in another. So the logits that follow from the states
+    have to have those tokens as their largest, but for ties: states of other tokens, of other positions, or of an
+    engine whose two ways of reading a prompt differ, do not.
+
+    Args:
+        regret: [T] how far below the largest logit each generated token's lies.
+        where: whose they are, for the message.
+
+    Raises:
+        TraceError: for many tokens it is far below.
+    """
+    far = int((regret > REGRET).sum())
+    if far > REGRETTED_SHARE * len(regret):
+        raise TraceError(
+            f"{where}: {far} of {len(regret)} generated tokens lie more than {REGRET:g} below the largest logit that "
+            f"follows from the captured states (the farthest {regret.max().item():.3g}), but a greedy answer is the "
+            "largest at every place. The states are not of the path that was generated, or the engine computes a "
+            "prompt in two ways that differ. Try another attention backend (--vllm-option attention-backend=NAME) or "
+            "another version of vLLM."
+        )

@@ -14,7 +14,7 @@ never consumed, so n tokens have n - 1 rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.reader import Checkpoint, read_header
+from quark_eagle.documents.anchor import ANCHOR_NAME, Anchor
 from quark_eagle.errors import CheckpointError, StorageError, TraceError, TraceMismatchError, findings
+from quark_eagle.trace.fit import mismatches
+from quark_eagle.trace.served_rounds import ServedRounds
 from quark_eagle.trace.states import check_states
 from quark_eagle.trace.trace_document import (
     Sampling,
@@ -191,6 +194,34 @@ class TargetTrace:
             embed_ids=tensors.get("embed_ids"), embed_rows=tensors.get("embed_rows"), lm_head=tensors.get("lm_head")
         )
 
+    @property
+    def anchor(self) -> Anchor | None:
+        """Replay of the draft that was served along, held against what was served; None if nobody has compared them.
+
+        Raises:
+            TraceError: ``anchor.json`` belongs to another trace.
+            QuarkEagleError: it is damaged.
+        """
+        path = self.directory / ANCHOR_NAME
+        if not path.exists():
+            return None
+        found = Anchor.read(path)
+        if found.trace_sha256 != self.sha256:
+            raise TraceError(
+                f"{path}: belongs to another trace (wanted {self.sha256[:12]}…, found {found.trace_sha256[:12]}…). "
+                "Remove it, or record the trace anew."
+            )
+        return found
+
+    @cached_property
+    def served(self) -> ServedRounds | None:
+        """What the draft got accepted that was served during the recording; None if there was none.
+
+        Raises:
+            TraceError: that does not fit the prompts.
+        """
+        return ServedRounds.of(self.directory, self.document)
+
     @cached_property
     def _shards(self) -> Mapping[str, Mapping[str, Tensor]]:
         return {
@@ -237,47 +268,6 @@ class TargetTrace:
             "projection: the trace holds what another fc made of the states (wanted fc "
             f"{self.states.projection[:12]}…, found {found[:12]}…); record it without --project to use it with any fc."
         ]
-
-
-def default_aux_layer_ids(num_hidden_layers: int) -> tuple[int, int, int]:
-    """The layers that vLLM takes for a draft whose config names none: (2, n // 2, n - 3).
-
-    Source: vLLM 0.32, ``get_eagle3_default_aux_hidden_state_layers`` of the target model classes.
-
-    >>> default_aux_layer_ids(30)
-    (2, 15, 27)
-    """
-    return 2, num_hidden_layers // 2, num_hidden_layers - 3
-
-
-def mismatches(
-    layout: Eagle3Layout, target: TargetId, *, has_embedding: bool = True, has_head: bool = True
-) -> list[str]:
-    """Every way in which a draft does not fit a target, wanted (by the draft) and found (in the target)."""
-    geometry = layout.geometry
-    wanted_ids = geometry.aux_layer_ids or default_aux_layer_ids(target.num_hidden_layers)
-    fields: Sequence[tuple[str, object, object]] = (
-        ("target hidden size", geometry.target_hidden_size, target.hidden_size),
-        ("vocabulary size", geometry.vocab_size, target.vocab_size),
-        ("aux layers", sorted(wanted_ids), list(target.aux_layer_ids)),
-        ("number of aux hidden states", geometry.num_aux_hidden_states, len(target.aux_layer_ids)),
-    )
-    problems = [
-        f"{name}: wanted {wanted} (draft), found {found} (target)." for name, wanted, found in fields if wanted != found
-    ]
-    if not layout.flags.use_aux_hidden_state:
-        problems.append("aux hidden states: the draft reads none, but they are what a trace holds.")
-    borrows = not (layout.has("embed_tokens.weight") and layout.has("lm_head.weight"))
-    if borrows and geometry.hidden_size != target.hidden_size:
-        problems.append(
-            f"hidden size: wanted {geometry.hidden_size} (draft, which has no embedding or head of its own), found "
-            f"{target.hidden_size} (target)."
-        )
-    if not has_embedding and not layout.has("embed_tokens.weight"):
-        problems.append("embedding rows: wanted, as the draft has no embed_tokens, but found none in the trace.")
-    if not has_head and not layout.has("lm_head.weight"):
-        problems.append("head: wanted, as the draft has no lm_head, but found none in the trace.")
-    return problems
 
 
 def _document_path(directory: Path) -> Path:

@@ -73,7 +73,7 @@ def _cached(name: str, revision: str | None) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(name, TOKENIZER_NAME, revision=revision)
+        found = try_to_load_from_cache(name.partition("@")[0], TOKENIZER_NAME, revision=revision)
     except HFValidationError:  # a path, not an id
         return None
     return Path(found).parent if isinstance(found, str) else None

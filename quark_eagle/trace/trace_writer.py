@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from quark_eagle.checkpoint.manifest import FileDigest, digest
 from quark_eagle.checkpoint.reader import read_header
 from quark_eagle.checkpoint.shard_writer import ShardWriter, TensorSpec, aligned
+from quark_eagle.documents.anchor import ANCHOR_NAME
 from quark_eagle.errors import CheckpointError, StorageError, UsageError, findings
 from quark_eagle.trace.target_trace import RECORDING_NAME, TRACE_NAME
 from quark_eagle.trace.trace_document import ShardInfo, TraceDocument
@@ -149,6 +150,7 @@ class TraceWriter:
             for stale in (*self.directory.glob("shard-*.safetensors"), *self.directory.glob("rows*.safetensors")):
                 if stale.name not in kept:
                     stale.unlink(missing_ok=True)
+            (self.directory / ANCHOR_NAME).unlink(missing_ok=True)  # of an older trace; this one's comes after it
             (self.directory / RECORDING_NAME).unlink(missing_ok=True)
 
     def require_space(self, size_bytes: int) -> None:

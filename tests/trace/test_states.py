@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quark_eagle.errors import TraceError
-from quark_eagle.trace.states import check_states
+from quark_eagle.trace.states import check_path, check_states
 
 
 def good(rows: int = 5, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -45,3 +45,23 @@ def test_a_constant_layer_is_refused() -> None:
     states[:, 8:] = states[0, 8:]
     with pytest.raises(TraceError, match=r"all 5 tokens have the same hidden state \(aux layer 3 of 3\)"):
         check_states(states, 3, "trace")
+
+
+def test_a_state_of_one_number_throughout_is_refused() -> None:
+    states = good()
+    states[2, 4:8] = 1.5
+    with pytest.raises(TraceError, match=r"the hidden state of token 2 is 1.5 throughout \(aux layer 2 of 3\)"):
+        check_states(states, 3, "trace")
+
+
+def test_states_whose_logits_point_elsewhere_are_not_of_the_path() -> None:
+    regret = torch.zeros(100)
+    regret[:5] = 3.0
+    check_path(regret, "target")
+    regret[5] = 3.0
+    with pytest.raises(TraceError, match="target: 6 of 100 generated tokens lie more than 1 below the largest logit"):
+        check_path(regret, "target")
+
+
+def test_ties_that_fall_the_other_way_are_no_other_path() -> None:
+    check_path(torch.full((100,), 0.9), "target")

@@ -1,0 +1,86 @@
+"""VllmOptions: which vLLM runs the target, and how it is started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quark_eagle.errors import UsageError, findings
+
+# Written by us, for the trace to be what it says; a second one would silently win.
+_OWN = {
+    "model": "it is the target",
+    "dtype": "it has an option of its own, --dtype",
+    "trust_remote_code": "it has an option of its own, --trust-remote-code",
+    "tensor_parallel_size": "it has an option of its own, --tensor-parallel-size",
+    "seed": "it has an option of its own, --seed",
+    "enforce_eager": "states are taken between layers, which a captured graph does not stop at",
+    "worker_extension_cls": "the capture of the states is one",
+    "enable_prefix_caching": "states come from computing a token, not from finding it in a cache",
+    "pipeline_parallel_size": "one rank has to see all layers",
+    "data_parallel_size": "one engine records",
+    "disable_log_stats": "the rounds are counted there",
+    "kv_transfer_config": "nothing is to be handed to another engine",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmOptions:
+    """How to run the target in vLLM.
+
+    Attributes:
+        python: an interpreter that has vLLM; None is our own.
+        bin: the `vllm` script of its environment instead.
+        tensor_parallel_size: GPUs that the target is split over, by vLLM.
+        num_speculative_tokens: k of the draft that is served along, to anchor the trace; None serves none.
+        options: further arguments of the engine, by their Python names (``gpu_memory_utilization``).
+        environment: variables for the engine alone.
+    """
+
+    python: Path | None = None
+    bin: Path | None = None
+    tensor_parallel_size: int = 1
+    num_speculative_tokens: int | None = 3
+    options: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> list[str]:
+        """What cannot be."""
+        found = [f"--vllm-option {name}: cannot be set, for {_OWN[name]}." for name in self.options if name in _OWN]
+        if self.tensor_parallel_size < 1:
+            found.append(f"--tensor-parallel-size {self.tensor_parallel_size}: must be 1 or more.")
+        if self.num_speculative_tokens is None and "speculative_config" in self.options:
+            found.append("--no-anchor and --vllm-option speculative-config: no draft is served. Leave one of them out.")
+        return found
+
+
+def parse_options(given: Sequence[str]) -> dict[str, Any]:
+    """What ``--vllm-option NAME=VALUE`` gave: vLLM's own names, values as JSON where they are such.
+
+    Raises:
+        UsageError: one of them is not of that form.
+
+    >>> parse_options(["gpu-memory-utilization=0.8", "enable-expert-parallel", "kv-cache-dtype=fp8"])
+    {'gpu_memory_utilization': 0.8, 'enable_expert_parallel': True, 'kv_cache_dtype': 'fp8'}
+    """
+    parsed: dict[str, Any] = {}
+    problems = []
+    for text in given:
+        name, equals, value = text.removeprefix("--").partition("=")
+        if not name.replace("-", "").replace("_", "").isalnum():
+            problems.append(f"--vllm-option {text}: must be NAME=VALUE, as `vllm serve` names it without the dashes.")
+        parsed[name.replace("-", "_")] = _value(value) if equals else True
+    if problems:
+        raise UsageError(findings("trace", problems, "Correct these options."))
+    return parsed
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
