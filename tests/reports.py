@@ -17,6 +17,14 @@ from quark_eagle.documents.parity import (
     Provenance,
     StepBytes,
 )
+from quark_eagle.documents.served import (
+    BlockCounts,
+    FirstDifference,
+    Losslessness,
+    Pass,
+    Served,
+    ServedArm,
+)
 from quark_eagle.documents.verdict import Outcome, Verdict
 from quark_eagle.errors import QuarkEagleError
 from quark_eagle.parity.gate import gate, not_evaluated
@@ -70,6 +78,102 @@ def report(
     )
 
 
+def served_report(
+    losses: Sequence[int] = (0,) * 80, *, drift: Sequence[int] = (0, 0, 0), **served: Any
+) -> ParityReport:
+    """A report of served blocks.
+
+    Args:
+        losses: rounds that the candidate needs more than the baseline, per prompt and block.
+        drift: rounds that every answer of both arms needs more in each block.
+        served: fields of `Served` that are not as in an undisturbed run.
+    """
+    made = report(losses)
+    prompts = [
+        prompt.model_copy(
+            update={
+                "num_proposals_compared": None,
+                "num_proposals_shared": None,
+                "baseline": _in_blocks(prompt.baseline, drift),
+                "candidate": _in_blocks(prompt.candidate, drift),
+            }
+        )
+        for prompt in made.prompts
+    ]
+    provenance = {"measured_by": "vllm served", "engine": "vLLM 0.32.0", "trace": None, "trace_sha256": None}
+    return ParityReport.model_validate(
+        {
+            **made.model_dump(),
+            "provenance": made.provenance.model_copy(update=provenance).model_dump(),
+            "summary": summarize(prompts, K).model_dump(),
+            "served": _SERVED.model_copy(update={"num_blocks": len(drift), **served}).model_dump(),
+            "prompts": [prompt.model_dump() for prompt in prompts],
+        }
+    )
+
+
+def _in_blocks(counts: PromptAcceptance, drift: Sequence[int]) -> PromptAcceptance:
+    """The same rounds in every block, but for its drift."""
+    walks = [_acceptance(sum(counts.walk) + more).walk for more in drift]
+    return PromptAcceptance(
+        walk=[sum(column) for column in zip(*walks, strict=True)],
+        every_start=None,
+        walk_num_drafts=None,
+        blocks=[BlockCounts(num_generated_tokens=NUM_GENERATED, walk=walk) for walk in walks],
+    )
+
+
+def passes(failed: Mapping[str, int]) -> list[Pass]:
+    """A pass of 100 requests of each arm, of which so many failed."""
+    return [
+        Pass(
+            arm=arm,
+            block=0,
+            seconds=1.0,
+            num_requests=100,
+            num_retries=0,
+            num_failed=failed.get(arm, 0),
+            num_generated_tokens=0,
+            counters=None,
+        )
+        for arm in ("none", "baseline", "candidate")
+    ]
+
+
+def lossless(margin: float | None) -> Losslessness:
+    """100 answers of the candidate, one of which the target did not give, and preferred another by so much."""
+    first = FirstDifference(prompt="prompt-7", block=1, position=12, expected=5, found=6, margin=margin)
+    return Losslessness(
+        arm="candidate", num_compared=100, num_equal=99, num_ties=0, tie_margin=1.0, real=[first], ties=[]
+    )
+
+
+_SERVED = Served(
+    layout="side by side",
+    deterministic=False,
+    num_blocks=3,
+    concurrency=16,
+    order=["none 0"],
+    rendering_sha256=hashlib.sha256(b"").hexdigest(),
+    arms=[
+        ServedArm(
+            arm="baseline",
+            command=["vllm", "serve"],
+            environment={},
+            devices=[None],
+            settings={},
+            unknown=[],
+            load_seconds=[1.0],
+        )
+    ],
+    passes=[],
+    left_out=[],
+    lossless=[],
+    noise=None,
+    notes=[],
+)
+
+
 # Varied, because no variance at all is a case of its own: these average to no loss, 10 % and about 1 %.
 AT_PAR = tuple((-1, 0, 1, 0)[place % 4] for place in range(200))
 WORSE = tuple((4, 6, 5, 7)[place % 4] for place in range(200))
@@ -103,6 +207,11 @@ VERDICTS: Mapping[str, Callable[[], Verdict]] = {
     "first look": lambda: verdict_on(report(UNCLEAR), looks=2),
     "dead baseline": lambda: verdict_on(report((0,) * 80, baseline_rounds=96), category_margin=0.05),
     "unexpected baseline": lambda: verdict_on(report(AT_PAR), expected_baseline=3.0),
+    "served": lambda: verdict_on(served_report(AT_PAR)),
+    "served and worse": lambda: verdict_on(served_report(WORSE)),
+    "serving noise": lambda: verdict_on(served_report(AT_PAR, drift=(-5, 0, 5))),
+    "not lossless": lambda: verdict_on(served_report(AT_PAR, lossless=[lossless(2.0)])),
+    "requests failed": lambda: verdict_on(served_report(AT_PAR, passes=passes({"baseline": 2, "candidate": 2}))),
     "evidence": lambda: verdict_on(report(AT_PAR, split="selection")),
     "nothing evaluated": lambda: verdict_on(report(())),
     "not evaluated": lambda: not_evaluated(UNREADABLE, Rules()),
@@ -112,10 +221,13 @@ VERDICTS: Mapping[str, Callable[[], Verdict]] = {
 OUTCOMES: Mapping[str, Outcome] = {
     name: outcome
     for outcome, names in {
-        "pass": ("pass", "pass with categories", "a draft against itself"),
-        "fail": ("fail", "collapse", "misread", "a category fails"),
+        "pass": ("pass", "pass with categories", "a draft against itself", "served"),
+        "fail": ("fail", "collapse", "misread", "a category fails", "served and worse"),
         "inconclusive": ("inconclusive", "too few conversations", "a category is inconclusive", "first look"),
-        "unusable": ("dead baseline", "unexpected baseline", "evidence", "nothing evaluated", "not evaluated"),
+        "unusable": (
+            *("dead baseline", "unexpected baseline", "evidence", "nothing evaluated", "not evaluated"),
+            *("serving noise", "not lossless", "requests failed"),
+        ),
     }.items()
     for name in names
 }

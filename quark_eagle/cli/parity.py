@@ -1,21 +1,26 @@
-"""`quark-eagle parity`: how many proposals of two drafts one recorded path accepts."""
+"""`quark-eagle parity`: how many proposals of two drafts are accepted, over a recorded path or by a real engine."""
 
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from quark_eagle.cli import served_options as served
 from quark_eagle.cli.exit_codes import ExitCode
-from quark_eagle.cli.options import JsonFlag, OverwriteFlag, SpeculativeTokensOption, TraceOption
+from quark_eagle.cli.options import (
+    JsonFlag,
+    OptionalTraceOption,
+    OverwriteFlag,
+    ReplayDeviceOption,
+    SpeculativeTokensOption,
+    VllmPythonOption,
+)
 
 if TYPE_CHECKING:
     from quark_eagle.documents.parity import ParityReport
-    from quark_eagle.parity.estimate import Estimate
-    from quark_eagle.parity.measurement import Settings
 
 
 def parity(
@@ -23,12 +28,16 @@ def parity(
         list[str],
         typer.Argument(
             metavar="BASELINE CANDIDATE",
-            help="The BF16 draft and the FP8 draft; CANDIDATE alone with --baseline-report, BASELINE alone with "
-            "--update-baseline.",
+            help="The BF16 draft and the FP8 draft, directories or Hugging Face ids (owner/name@REV); CANDIDATE alone "
+            "with --baseline-report, BASELINE alone with --update-baseline.",
             show_default=False,
         ),
     ],
-    trace: TraceOption,
+    trace: OptionalTraceOption = None,
+    engine: Annotated[
+        Literal["replay", "vllm"],
+        typer.Option(help="Replay the drafts over a trace, or serve them with vLLM and count what it accepts."),
+    ] = "replay",
     num_speculative_tokens: SpeculativeTokensOption = 3,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write the counts of every prompt.")
@@ -56,29 +65,91 @@ def parity(
         Literal["auto", "bfloat16", "float32"],
         typer.Option(help="Of activations; auto is bfloat16, as engines run, float32 checks the algorithm."),
     ] = "auto",
+    device: ReplayDeviceOption = "cpu",
+    target: served.TargetOption = None,
+    prompts: served.PromptsOption = None,
+    split: served.SplitOption = None,
+    limit: served.LimitOption = None,
+    max_tokens: served.MaxTokensOption = None,
+    temperature: served.TemperatureOption = None,
+    top_p: served.TopPOption = None,
+    seed: served.SeedOption = None,
+    blocks: served.BlocksOption = None,
+    concurrency: served.ConcurrencyOption = None,
+    deterministic: served.DeterministicOption = False,
+    one_at_a_time: served.OneAtATimeOption = False,
+    devices: served.DevicesOption = None,
+    baseline_url: served.BaselineUrlOption = None,
+    candidate_url: served.CandidateUrlOption = None,
+    gpu: served.GpuOption = None,
+    tensor_parallel_size: served.TensorParallelOption = None,
+    vllm_option: served.VllmOption = None,
+    vllm_python: VllmPythonOption = None,
+    vllm_bin: served.VllmBinOption = None,
+    ready_seconds: served.ReadySecondsOption = None,
+    trust_remote_code: served.TrustRemoteCodeOption = False,
     overwrite: OverwriteFlag = False,
     json_: JsonFlag = False,
 ) -> None:
-    """Replay BASELINE and CANDIDATE over a target's recorded path and count what would have been accepted.
+    """Count what is accepted of BASELINE's and CANDIDATE's proposals: over a recorded path, or by a real engine.
 
     It measures and does not gate: exits with 0 whatever it finds, a collapse included (which it says), and with 5 where
     nothing could be evaluated.
 
     Example: quark-eagle parity DRAFT DRAFT-FP8 --trace TRACE
 
+    Served: quark-eagle parity DRAFT DRAFT-FP8 --engine vllm --target TARGET
+
     Baseline once: quark-eagle parity DRAFT --trace TRACE --update-baseline baseline.json
 
     Candidate alone: quark-eagle parity DRAFT-FP8 --trace TRACE --baseline-report baseline.json
     """
     from quark_eagle.checkpoint.source import resolve
-    from quark_eagle.cli import render
-    from quark_eagle.cli.parity_output import show_report
-    from quark_eagle.documents.base import refuse_existing, write_text
-    from quark_eagle.documents.baseline import BaselineReport, refuse_replacing_another_file
+    from quark_eagle.cli import replayed_parity as replayed
+    from quark_eagle.cli.served_parity import check_usage, compare_served
+    from quark_eagle.documents.base import refuse_existing
+    from quark_eagle.documents.baseline import refuse_replacing_another_file
     from quark_eagle.parity.measurement import Settings
-    from quark_eagle.parity.verdict import judge
+    from quark_eagle.serve_options import ServeOptions
 
-    _check_usage(drafts, baseline_report, update_baseline)
+    serve = ServeOptions(
+        target=target,
+        prompts=prompts,
+        split=split,
+        limit=limit,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        blocks=blocks,
+        concurrency=concurrency,
+        deterministic=deterministic,
+        one_at_a_time=one_at_a_time,
+        devices=devices,
+        baseline_url=baseline_url,
+        candidate_url=candidate_url,
+        gpu=gpu,
+        tensor_parallel_size=tensor_parallel_size,
+        vllm_option=vllm_option,
+        vllm_python=vllm_python,
+        vllm_bin=vllm_bin,
+        ready_seconds=ready_seconds,
+        trust_remote_code=trust_remote_code,
+    )
+    if engine == "vllm":
+        of_replay = {
+            "--trace": trace,
+            "--baseline-report": baseline_report,
+            "--update-baseline": update_baseline,
+            "--walk-only": walk_only,
+            "--draft-sample-method": draft_sample_method != "greedy",
+            "--device": device != "cpu",
+        }
+        check_usage(serve, drafts, [option for option, value in of_replay.items() if value])
+        refuse_existing(output, overwrite=overwrite)
+        deliver(compare_served(drafts, serve, num_speculative_tokens, dtype, json_=json_), output, json_=json_)
+    trace = replayed.require_trace(trace, serve)
+    replayed.check_usage(drafts, baseline_report, update_baseline)
     directories = [resolve(draft) for draft in drafts]
     if update_baseline is not None:
         refuse_replacing_another_file(update_baseline)
@@ -87,13 +158,29 @@ def parity(
         dtype=dtype,
         walk_only=walk_only,
         draft_sample_method=draft_sample_method,
+        device=device,
     )
-    _check_files(output, baseline_report, update_baseline)
+    replayed.check_files(output, baseline_report, update_baseline)
     if update_baseline is not None and len(directories) == 1:
-        store_baseline(directories[0], trace, settings, update_baseline, json_=json_)
+        replayed.store_baseline(directories[0], trace, settings, update_baseline, json_=json_)
         return
     refuse_existing(output, overwrite=overwrite)
-    report = compare(baseline_report or directories[0], directories[-1], trace, settings, json_=json_)
+    report = replayed.compare(baseline_report or directories[0], directories[-1], trace, settings, json_=json_)
+    deliver(report, output, update_baseline, json_=json_)
+
+
+def deliver(report: ParityReport, output: Path, update_baseline: Path | None = None, *, json_: bool) -> NoReturn:
+    """Write a measurement's files, say what it found, and end.
+
+    Raises:
+        typer.Exit: with 5 where nothing could be evaluated, else with 0.
+    """
+    from quark_eagle.cli import render
+    from quark_eagle.cli.parity_output import show_report
+    from quark_eagle.documents.base import write_text
+    from quark_eagle.documents.baseline import BaselineReport
+    from quark_eagle.parity.verdict import judge
+
     write_text(output, report.to_json())
     if update_baseline is not None:
         write_text(update_baseline, BaselineReport.of(report).to_json())
@@ -106,109 +193,3 @@ def parity(
             render.say(f"Stored baseline: {update_baseline}")
         render.say(f"Counts of every prompt: {output}\nNext: quark-eagle gate {shlex.quote(str(output))}")
     raise typer.Exit(int(ExitCode.FAILED if judgement.outcome == "unusable" else ExitCode.DONE))
-
-
-def _check_usage(drafts: list[str], baseline_report: Path | None, update_baseline: Path | None) -> None:
-    """See that as many drafts are named as the options leave to be named.
-
-    Raises:
-        UsageError: more, or fewer; or both options.
-        StorageError: there is no stored baseline in that place.
-    """
-    from quark_eagle.errors import StorageError, UsageError
-
-    if baseline_report is not None and update_baseline is not None:
-        raise UsageError(
-            "--update-baseline stores what is replayed, and --baseline-report replays no baseline. Give one of them."
-        )
-    if baseline_report is not None and not baseline_report.is_file():
-        raise StorageError(
-            f"{baseline_report}: is no file, but a stored baseline was needed. Write it with "
-            "`quark-eagle parity BASELINE --trace TRACE --update-baseline FILE`."
-        )
-    if baseline_report is not None and len(drafts) != 1:
-        raise UsageError(f"--baseline-report stands for BASELINE: name CANDIDATE alone, not {len(drafts)} drafts.")
-    if len(drafts) > 2 or (len(drafts) == 1 and baseline_report is None and update_baseline is None):
-        raise UsageError(
-            f"BASELINE and CANDIDATE were needed, but {len(drafts)} draft(s) are named. Name both, or CANDIDATE with "
-            "--baseline-report, or BASELINE with --update-baseline."
-        )
-
-
-def _check_files(output: Path, baseline_report: Path | None, update_baseline: Path | None) -> None:
-    """See that the report replaces neither what is read nor what is stored.
-
-    Raises:
-        UsageError: it would.
-    """
-    from quark_eagle.errors import UsageError
-
-    for option, other in (("--baseline-report", baseline_report), ("--update-baseline", update_baseline)):
-        if other is not None and other.resolve() == output.resolve():
-            raise UsageError(f"--output {output}: is also {option}, but a file of its own was needed. Name another.")
-
-
-def compare(baseline: Path, candidate: Path, trace: Path, settings: Settings, *, json_: bool) -> ParityReport:
-    """Replay the candidate, and the baseline unless it is stored."""
-    from quark_eagle.cli import render
-    from quark_eagle.pipeline import open_comparison
-
-    comparison = open_comparison(
-        baseline,
-        candidate,
-        trace,
-        num_speculative_tokens=settings.num_speculative_tokens,
-        dtype=settings.dtype,
-        walk_only=settings.walk_only,
-        draft_sample_method=settings.draft_sample_method,
-    )
-    for difference in comparison.stored_from.noted if comparison.stored_from is not None else ():
-        render.warn(
-            f"stored baseline, {difference}. Nearly tied proposals may turn out otherwise, in either direction."
-        )
-    announce(comparison.estimate(), len(comparison.trace))
-    return comparison.run(command_line=sys.argv, progress=render.progress(quiet=json_))
-
-
-def store_baseline(baseline: Path, trace: Path, settings: Settings, file: Path, *, json_: bool) -> None:
-    """Replay the baseline alone and write its counts."""
-    from quark_eagle.cli import render
-    from quark_eagle.cli.parity_output import show_baseline
-    from quark_eagle.documents.base import write_text
-    from quark_eagle.parity.estimate import Estimate
-    from quark_eagle.parity.measurement import Measurement
-    from quark_eagle.parity.side import Side
-    from quark_eagle.parity.stored import measure_baseline
-    from quark_eagle.trace.target_trace import TargetTrace
-
-    measurement = Measurement.open([("baseline", Side.open(baseline))], TargetTrace.open(trace), settings)
-    announce(Estimate.of(measurement), len(measurement.trace))
-    report = measure_baseline(measurement, command_line=sys.argv, progress=render.progress(quiet=json_))
-    write_text(file, report.to_json())
-    if json_:
-        render.emit_json({**report.model_dump(mode="json"), "output": str(file)})
-    else:
-        show_baseline(report)
-        render.say(
-            f"Stored baseline: {file}\nNext: quark-eagle parity CANDIDATE --baseline-report {shlex.quote(str(file))}"
-        )
-
-
-def announce(estimate: Estimate, num_prompts: int) -> None:
-    """Say on stderr what a measurement will take, before it starts."""
-    from quark_eagle.cli import render
-
-    trace, drafts, memory = map(render.size, (estimate.trace_bytes, estimate.draft_bytes, estimate.memory_bytes))
-    render.note(
-        f"{num_prompts} prompts: about {duration(estimate.seconds)}. Reads a trace of {trace} and {drafts} of draft "
-        f"weights; needs about {memory} of memory."
-    )
-
-
-def duration(seconds: float) -> str:
-    """A rough length of time.
-
-    >>> duration(3.2), duration(200.0)
-    ('3 s', '3 min')
-    """
-    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
+from quark_eagle.cli.counts import count, rate
+
 if TYPE_CHECKING:
     from quark_eagle.documents.baseline import BaselineReport
     from quark_eagle.documents.parity import Pair, ParityReport, Population, Rates
@@ -30,6 +32,8 @@ def show_baseline(report: BaselineReport) -> None:
 def show_report(report: ParityReport, judgement: Judgement) -> None:
     """Print a measurement for people: every rate with its counts, walk and every-start apart, then what it means."""
     from quark_eagle.cli import render
+    from quark_eagle.cli.served_output import show_served
+    from quark_eagle.reporting.wording import how_measured
 
     names = arm_names(report)
     everything = report.summary.overall
@@ -39,7 +43,8 @@ def show_report(report: ParityReport, judgement: Judgement) -> None:
     how = "greedy" if temperature == 0 else f"temperature {temperature}, top-p {sampling.get('top_p', 1)}"
     render.say(
         f"Parity of {report.candidate.name} with {report.baseline.name}: {everything.num_prompts} prompts, "
-        f"{count(rounds)} drafts of {k} tokens, {how}, replayed in {report.provenance.dtype}\n"
+        f"{count(rounds)} drafts of {k} tokens, {how}, {'replayed' if report.served is None else 'served'} in "
+        f"{report.provenance.dtype}\n"
     )
     render.say("walk: the rounds that a server makes")
     show_rates(report, "walk", names)
@@ -49,14 +54,17 @@ def show_report(report: ParityReport, judgement: Judgement) -> None:
     if report.summary.tau_curve is not None:
         render.say("\nτ of the walk by number of speculative tokens")
         show_curve(report, names)
-    render.say(f"\n{how_alike(report)}")
+    if report.served is not None:
+        show_served(report, report.served)
+    else:
+        render.say(f"\n{how_alike(report)}")
     for side in (report.baseline, report.candidate):
         if side.miscast:
             render.say(
                 f"{side.name}: computed with {', '.join(side.miscast)} cast into FP8 without a scale, as vLLM loads it."
             )
     render.say(judgement_text(judgement))
-    render.say("Measured by replay: acceptance only, not latency.")
+    render.say(how_measured(report.provenance))
 
 
 def how_alike(report: ParityReport) -> str:
@@ -148,17 +156,3 @@ def judgement_text(judgement: Judgement) -> str:
         lines.append("Likely causes, the likeliest first:")
         lines += [f"  {place}. {cause}." for place, cause in enumerate(judgement.causes, 1)]
     return "\n".join(lines)
-
-
-def count(number: int) -> str:
-    """A count with its thousands apart.
-
-    >>> count(61204)
-    '61 204'
-    """
-    return f"{number:,}".replace(",", " ")
-
-
-def rate(value: float | None) -> str:
-    """A rate to three places; a dash where nothing was counted."""
-    return "–" if value is None else f"{value:.3f}"

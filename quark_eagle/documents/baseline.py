@@ -72,8 +72,14 @@ class BaselineReport(Document):
         """The baseline's arm of a whole measurement.
 
         Raises:
-            QuarkEagleError: it was not replayed there but taken from a file, and the provenance is the candidate's.
+            QuarkEagleError: it was not replayed there but taken from a file, and the provenance is the candidate's; or
+                it was served.
         """
+        if report.served is not None:
+            raise QuarkEagleError(
+                "The report's baseline was served, and serving counts anew in every run. A baseline to be stored is "
+                "replayed: `quark-eagle parity BASELINE --trace TRACE --update-baseline FILE`."
+            )
         stored = report.provenance.stored_baseline
         if stored is not None:
             raise QuarkEagleError(

@@ -1,4 +1,4 @@
-"""`parity.json`, schema version 1: what two drafts got accepted on one path.
+"""`parity.json`, schema version 1: what two drafts got accepted, replayed on one path or served by an engine.
 
 Every rate travels with the counts it is made of, no data is null (JSON has no NaN), keys are the glossary's names, and
 provenance says everything that is needed to measure again. Per prompt and arm the acceptance histogram is kept, so
@@ -11,9 +11,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from quark_eagle.documents.anchor import Anchor
 from quark_eagle.documents.base import Count, Document, Sha256, read_document, sha256_of_prompts
+from quark_eagle.documents.served import BlockCounts, Served
 
 PARITY_SCHEMA_VERSION = 1
 
@@ -25,11 +27,17 @@ class PromptAcceptance(Document):
         walk: [k + 1] rounds of the walk with exactly j tokens accepted.
         every_start: [k + 1] the same of every start; null after a walk-only measurement.
         walk_num_drafts: rounds of the walk at k = 1, 2, …; null after a walk-only measurement.
+        blocks: of a served measurement, whose sum `walk` is; left out where the draft was replayed.
     """
 
     walk: list[Count]
     every_start: list[Count] | None
     walk_num_drafts: list[Count] | None
+    blocks: list[BlockCounts] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _present(serialize(self), "blocks")
 
 
 class PromptResult(Document):
@@ -37,7 +45,8 @@ class PromptResult(Document):
 
     Attributes:
         sha256: of the prompt as it was given to the target.
-        num_generated_tokens: T; the first came from prefill.
+        num_generated_tokens: T; the first came from prefill. Where the drafts were served, that of the baseline's first
+            block, for every pass has an answer of its own.
         num_proposals_compared: places where both drafts proposed a token; null where no two proposals could be laid
             side by side: a stored baseline has only counts, and a probabilistic draft proposes a distribution.
         num_proposals_shared: of these, the places where it was the same token; null with the other.
@@ -99,6 +108,9 @@ DraftSampleMethod = Literal["greedy", "probabilistic"]
 """vLLM's words: the draft proposes its argmax, or a draw from its distribution at the request's temperature."""
 
 
+MeasuredBy = Literal["replay", "vllm served"]
+
+
 class StoredBaseline(Document):
     """Where the baseline's counts come from, if the draft itself was not replayed in this measurement.
 
@@ -123,29 +135,33 @@ class Provenance(Document):
     """What was measured with what.
 
     Attributes:
+        measured_by: how the counts came about: replayed over a recorded path, or counted by a server.
         arch: the machine's instruction set and, where it has one, the accelerator.
         engine: what computed the drafts, with its build.
         dtype: of activations.
+        trace: that was replayed; null where the drafts were served.
         trace_sha256: of trace.json, which holds the hashes of the trace's shards.
         prompts_sha256: of the ids and hashes of the prompts, in order.
         target: as the trace identifies it.
         sampling: as the trace was recorded.
-        recorded_with: engine, dtype and versions of the recording.
-        seconds: spent replaying.
+        recorded_with: engine, dtype and versions of the recording; empty where the drafts were served.
+        seconds: spent replaying or serving.
         draft_sample_method: how the drafts propose.
         stored_baseline: where the baseline's counts come from; null where both drafts were replayed here.
+        anchor: of the trace: a served run of the baseline, and replay of it; left out where the trace has none.
     """
 
     created: str
     command_line: list[str]
     versions: dict[str, str]
+    measured_by: MeasuredBy = "replay"
     arch: str
     num_threads: Count
     engine: str
     dtype: str
     walk_only: bool
-    trace: str
-    trace_sha256: Sha256
+    trace: str | None
+    trace_sha256: Sha256 | None
     prompts_sha256: Sha256
     target: dict[str, Any]
     sampling: dict[str, Any]
@@ -153,6 +169,11 @@ class Provenance(Document):
     seconds: float
     draft_sample_method: DraftSampleMethod = "greedy"
     stored_baseline: StoredBaseline | None = None
+    anchor: Anchor | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _present(serialize(self), "anchor")
 
 
 class Rates(Document):
@@ -213,7 +234,11 @@ class Summary(Document):
 
 
 class ParityReport(Document):
-    """`parity.json`: what was measured, from which a verdict can be reached without measuring again."""
+    """`parity.json`: what was measured, from which a verdict can be reached without measuring again.
+
+    Attributes:
+        served: how an engine was asked; left out where the drafts were replayed.
+    """
 
     schema_version: Literal[1]
     num_speculative_tokens: Annotated[int, Field(ge=1)]
@@ -221,12 +246,18 @@ class ParityReport(Document):
     candidate: Arm
     provenance: Provenance
     summary: Summary
+    served: Served | None = None
     prompts: list[PromptResult]
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _present(serialize(self), "served")
 
     @model_validator(mode="after")
     def _counts_fit(self) -> ParityReport:
         k = self.num_speculative_tokens
-        problems = [problem for prompt in self.prompts for problem in _prompt_problems(prompt, k)]
+        num_blocks = self.served.num_blocks if self.served is not None else None
+        problems = [problem for prompt in self.prompts for problem in _prompt_problems(prompt, k, num_blocks)]
         if self.provenance.prompts_sha256 != sha256_of_prompts(
             (prompt.id, prompt.category, prompt.split, prompt.sha256) for prompt in self.prompts
         ):
@@ -260,18 +291,29 @@ def one_line_a_prompt(document: Document) -> str:
     return f'{head},\n "prompts": [\n{prompts}\n ]\n}}\n'
 
 
+def _present(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """Without a part that a measurement does not have: its document is then what it was before there was that part."""
+    if content.get(name) is None:
+        content.pop(name, None)
+    return content
+
+
 def count_problems(
     who: str, num_generated_tokens: int, counts: PromptAcceptance, num_speculative_tokens: int
 ) -> list[str]:
     """Where one draft's counts on one prompt break what must hold of them.
 
-    A histogram has k + 1 counts, and on a path of T tokens accepted + rounds = T - 1, at every k.
+    A histogram has k + 1 counts, and on a path of T tokens accepted + rounds = T - 1, at every k. A draft that was
+    served took a path of its own in every block.
     """
     k, emitted = num_speculative_tokens, max(0, num_generated_tokens - 1)
-    if any(len(row) != k + 1 for row in (counts.walk, counts.every_start) if row is not None):
+    rows = (counts.walk, counts.every_start, *(block.walk for block in counts.blocks or ()))
+    if any(len(row) != k + 1 for row in rows if row is not None):
         return [f"{who}: a histogram for k = {k} has {k + 1} counts"]
+    if counts.blocks is not None:
+        return _block_problems(who, counts.walk, counts.blocks)
     problems = []
-    if sum((j + 1) * count for j, count in enumerate(counts.walk)) != emitted:
+    if _emitted(counts.walk) != emitted:
         problems.append(f"{who}: accepted + rounds is not {emitted}, the tokens but one")
     curve = counts.walk_num_drafts
     if curve is not None and len(curve) >= k and curve[k - 1] != sum(counts.walk):
@@ -279,10 +321,29 @@ def count_problems(
     return problems
 
 
-def _prompt_problems(prompt: PromptResult, k: int) -> list[str]:
+def _block_problems(who: str, walk: list[int], blocks: list[BlockCounts]) -> list[str]:
+    problems = [
+        f"{who}, block {place}: accepted + rounds is not {block.num_generated_tokens - 1}, the tokens but one"
+        for place, block in enumerate(blocks)
+        if _emitted(block.walk) != max(0, block.num_generated_tokens - 1)
+    ]
+    if [sum(column) for column in zip(*(block.walk for block in blocks), strict=True)] != walk:
+        problems.append(f"{who}: the walk is not the sum of its blocks")
+    return problems
+
+
+def _emitted(walk: list[int]) -> int:
+    """Tokens that the rounds of a histogram emit: j accepted and the bonus token."""
+    return sum((j + 1) * count for j, count in enumerate(walk))
+
+
+def _prompt_problems(prompt: PromptResult, k: int, num_blocks: int | None) -> list[str]:
     problems = []
     for name, counts in (("baseline", prompt.baseline), ("candidate", prompt.candidate)):
         problems += count_problems(f"prompt {prompt.id}, {name}", prompt.num_generated_tokens, counts, k)
+        found = None if counts.blocks is None else len(counts.blocks)
+        if found != num_blocks:
+            problems.append(f"prompt {prompt.id}, {name}: counts of {found} blocks, but {num_blocks} were served")
     compared, shared = prompt.num_proposals_compared, prompt.num_proposals_shared
     if (compared is None) != (shared is None):
         problems.append(f"prompt {prompt.id}: proposals compared and shared are both known or both null")

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from quark_eagle.documents.base import Count, Document, Sha256, read_document
 from quark_eagle.documents.parity import Arm, Provenance
+from quark_eagle.documents.served import Noise
 
 VERDICT_SCHEMA_VERSION = 1
 
@@ -23,6 +24,7 @@ Rule = Literal[
     "not evaluated",  # an error before there was anything to judge
     "nothing evaluated",
     "evidence",
+    "serving noise",
     "dead baseline",
     "unexpected baseline",
     "verification",
@@ -103,11 +105,15 @@ class Looks(Document):
 
 
 class Bias(Document):
-    """Replay's measured error in the difference, served minus replayed, as a bound on its size."""
+    """Replay's measured error in the difference, served minus replayed, as a bound on its size: 0 of served counts."""
 
     bound: Annotated[float, Field(ge=0)]
     anchored: bool
     source: str
+
+
+STATED = "as stated with --bias"
+"""The source of a bias that a user gave."""
 
 
 class Power(Document):
@@ -182,7 +188,9 @@ class Verdict(Document):
         margin: the largest relative loss of τ that would still be called parity.
         alpha: of each tail, over all looks together.
         category_margin: the same of every category; null where they are shown and do not gate.
+        noise: how much serving differs from itself; null where the drafts were replayed.
         expected_baseline: τ that the baseline had to reach within 5 %.
+        required_arch: on which all of the evidence had to be measured; null where any would do.
     """
 
     schema_version: Literal[1]
@@ -197,7 +205,9 @@ class Verdict(Document):
     looks: Looks
     bias: Bias
     expected_baseline: float | None
+    required_arch: str | None = None
     difference: Difference | None
+    noise: Noise | None = None
     categories: list[Category]
     power: Power | None
     worth: Worth | None

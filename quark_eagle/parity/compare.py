@@ -62,6 +62,7 @@ class Comparison:
         dtype: DtypeName = "auto",
         walk_only: bool = False,
         draft_sample_method: DraftSampleMethod = "greedy",
+        device: str = "cpu",
         miscast: Collection[str] = (),
         candidate_name: str | None = None,
     ) -> Comparison:
@@ -75,13 +76,14 @@ class Comparison:
             dtype: of activations; auto is bfloat16, as engines run.
             walk_only: see `Settings`.
             draft_sample_method: see `Settings`.
+            device: see `Settings`.
             miscast: canonical modules of the candidate that the engine casts into FP8 although they were kept.
             candidate_name: in the report, if its directory's name says nothing.
 
         Raises:
             CheckpointError: a draft cannot be used, or the baseline is quantized.
             TraceError: the trace cannot be used, or does not fit a draft.
-            UsageError: probabilistic proposals on a greedy path.
+            UsageError: probabilistic proposals on a greedy path, or a device that is not here.
             QuarkEagleError: the stored baseline is none, or stale, or foreign.
         """
         settings = Settings(
@@ -89,6 +91,7 @@ class Comparison:
             dtype=dtype,
             walk_only=walk_only,
             draft_sample_method=draft_sample_method,
+            device=device,
         )
         stored = BaselineReport.read(baseline) if baseline.is_file() else None
         opened = TargetTrace.open(trace)

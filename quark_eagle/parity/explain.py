@@ -2,8 +2,9 @@
 
 Four cuts of the same loss: by position in the draft, by category, by conversation, and by how often the two drafts
 proposed the same token at all. On one path a loss of τ is rounds made in excess (τ = emitted / rounds), so categories
-and conversations are charged in rounds: those that lost and those that gained apart, since their sum hides both.
-Nothing here decides; `gate` does.
+and conversations are charged in rounds: those that lost and those that gained apart, since their sum hides both. Drafts
+that were served may have answered at different lengths; the candidate is then charged with the rounds that it would
+have made for as many tokens as the baseline. Nothing here decides; `gate` does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from quark_eagle.parity.paired import (
     by_conversation,
     change,
     delta_interval,
+    four_counts,
     standard_error,
     strata_of,
 )
@@ -36,7 +38,11 @@ Key = tuple[str, str]  # category and hash: what makes a conversation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounds:
-    """What both drafts did over some conversations of one path; τ is null where a draft made no round."""
+    """What both drafts did over some conversations; τ is null where a draft made no round.
+
+    Attributes:
+        num_emitted_tokens: by the baseline; on one path by the candidate too.
+    """
 
     num_prompts: int
     num_conversations: int
@@ -190,16 +196,15 @@ def _histograms(turns: dict[Key, list[PromptResult]], counting: str, k: int) -> 
 
 
 def _rounds(prompts: Sequence[PromptResult]) -> Rounds:
-    emitted = sum(max(0, prompt.num_generated_tokens - 1) for prompt in prompts)  # the first comes from prefill
-    before, after = (sum(sum(getattr(p, arm).walk) for p in prompts) for arm in ("baseline", "candidate"))
+    emitted_b, before, emitted_c, after = _totals(prompts)
     return Rounds(
         num_prompts=len(prompts),
         num_conversations=len(by_conversation(prompts)),
-        num_emitted_tokens=emitted,
+        num_emitted_tokens=emitted_b,
         baseline_num_drafts=before,
         candidate_num_drafts=after,
-        baseline_mean_acceptance_length=emitted / before if before else None,
-        candidate_mean_acceptance_length=emitted / after if after else None,
+        baseline_mean_acceptance_length=emitted_b / before if before else None,
+        candidate_mean_acceptance_length=emitted_c / after if after else None,
     )
 
 
@@ -244,8 +249,14 @@ def _agreement(prompts: Sequence[PromptResult]) -> Agreement:
 
 
 def _extra(prompts: Sequence[PromptResult]) -> int:
-    """Rounds that the candidate needs beyond the baseline's; negative if fewer."""
-    return sum(sum(prompt.candidate.walk) - sum(prompt.baseline.walk) for prompt in prompts)
+    """Rounds that the candidate needs beyond the baseline's for as many tokens; negative if fewer."""
+    emitted_b, before, emitted_c, after = _totals(prompts)
+    return (round(after * emitted_b / emitted_c) if emitted_c else after) - before  # on one path after - before
+
+
+def _totals(prompts: Sequence[PromptResult]) -> list[int]:
+    """Tokens emitted and rounds made by the baseline, then by the candidate."""
+    return [sum(column) for column in zip(*map(four_counts, prompts), strict=True)] or [0, 0, 0, 0]
 
 
 def _lost(extra: Iterable[int]) -> int:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from quark_eagle import __version__
 from quark_eagle.documents.parity import ParityReport
-from quark_eagle.documents.verdict import EXIT_CODES, Evidence, Verdict, Worth
+from quark_eagle.documents.verdict import EXIT_CODES, STATED, Bias, Evidence, Verdict, Worth
 from quark_eagle.errors import QuarkEagleError, UsageError, findings
-from quark_eagle.parity.verdict import Judgement, Rules, judge
+from quark_eagle.parity.anchored import bias_of
+from quark_eagle.parity.verdict import SERVED, Judgement, Rules, judge
 
 
 def gate(
@@ -38,8 +39,13 @@ def gate(
         command_line: for the record.
 
     Raises:
-        UsageError: a second look sees no more than the first did, or something else.
+        UsageError: a second look sees no more than the first did, or something else; or replay's own error is stated
+            for counts that were served.
     """
+    if report.served is not None:
+        rules = _without_replays_error(rules)
+    else:
+        rules = replace(rules, bias=bias_of(report, rules.bias))
     evidence = Evidence(
         parity=str(parity),
         parity_sha256=hashlib.sha256(report.to_json().encode()).hexdigest(),
@@ -57,6 +63,19 @@ def gate(
         said = f"An engine would not load the candidate as it was meant: {', '.join(misread)}. `verify` says why."
         found = replace(found, outcome="fail", rule="verification", reason=said, causes=())
     return _document(found, rules, evidence, worth, command_line)
+
+
+def _without_replays_error(rules: Rules) -> Rules:
+    """The rules for served counts, which have no error of replay.
+
+    Raises:
+        UsageError: one was stated.
+    """
+    if rules.bias.bound:
+        raise UsageError(
+            f"--bias {rules.bias.bound:g}: is replay's own error, but these counts were served. Leave it out."
+        )
+    return replace(rules, bias=SERVED)
 
 
 def not_evaluated(error: QuarkEagleError, rules: Rules, *, command_line: Sequence[str] = ()) -> Verdict:
@@ -81,7 +100,9 @@ def _document(
         looks=rules.look,
         bias=rules.bias,
         expected_baseline=rules.expected_baseline,
+        required_arch=rules.require_arch,
         difference=found.difference,
+        noise=found.noise,
         categories=list(found.categories),
         power=found.power,
         worth=worth,
@@ -133,9 +154,15 @@ def _rules_of_both(first: Verdict, rules: Rules) -> list[tuple[str, object, obje
         ("margin", first.margin, rules.margin),
         ("alpha", first.alpha, rules.alpha),
         ("category margin", first.category_margin, rules.category_margin),
-        ("bias", first.bias.bound, rules.bias.bound),
+        ("bias", _stated(first.bias), _stated(rules.bias)),
         ("expected baseline", first.expected_baseline, rules.expected_baseline),
+        ("required arch", first.required_arch, rules.require_arch),
     ]
+
+
+def _stated(bias: Bias) -> float:
+    """What a user decided beforehand; an anchor is measured with each trace anew."""
+    return bias.bound if bias.source == STATED else 0.0
 
 
 def _require_more_of_the_same(first: Evidence, second: Evidence) -> None:
@@ -149,6 +176,7 @@ def _require_more_of_the_same(first: Evidence, second: Evidence) -> None:
         ("candidate config", first.candidate.config_sha256, second.candidate.config_sha256),
         ("candidate's miscast modules", first.candidate.miscast, second.candidate.miscast),
         ("baseline weights", first.baseline.weights_sha256, second.baseline.weights_sha256),
+        ("measured by", first.provenance.measured_by, second.provenance.measured_by),
         ("dtype", first.provenance.dtype, second.provenance.dtype),
         ("draft sample method", first.provenance.draft_sample_method, second.provenance.draft_sample_method),
         ("target", first.provenance.target, second.provenance.target),

@@ -14,9 +14,14 @@ def require_measured(report: ParityReport, baseline: Path, candidate: Path, trac
     """See that these are the drafts and the trace that a report was made with. Reads all bytes of the drafts.
 
     Raises:
-        UsageError: the report's drafts drew their proposals, so there is none to show again.
+        UsageError: the report's drafts drew their proposals, so there is none to show again; or they were served.
         TraceMismatchError: some differ; all are listed, wanted and found.
     """
+    if report.provenance.trace_sha256 is None:
+        raise UsageError(
+            "the report's drafts were served, and a server tells how many of its proposals were accepted, not which "
+            "they were. Record a trace, compare with `quark-eagle parity --trace`, and explain that report."
+        )
     if report.provenance.draft_sample_method != "greedy":
         raise UsageError(
             f"the report was measured with {report.provenance.draft_sample_method} drafts, which draw their proposals, "

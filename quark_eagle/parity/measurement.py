@@ -26,6 +26,7 @@ from quark_eagle.parity.replay import PromptReplay, replay, replay_walk
 from quark_eagle.parity.sampled import ProbabilisticDraft
 from quark_eagle.parity.side import Side, require_fits
 from quark_eagle.progress import SILENT, Progress
+from quark_eagle.trace.device import arch_of, resolve_device
 from quark_eagle.trace.target_trace import TargetTrace, TracedPrompt
 
 CURVE_LENGTH = 8  # τ is printed for k = 1 … 8, all from one replay
@@ -43,12 +44,14 @@ class Settings:
         dtype: of activations; auto is bfloat16, as engines run.
         walk_only: replay only the starts that a server visits: no every-start counts, no τ curve.
         draft_sample_method: whether a draft proposes its argmax or a draw from its distribution.
+        device: cpu, cuda (ROCm's too) or cuda:N, where FP8 products are the GPU's own; auto is a GPU if there is one.
     """
 
     num_speculative_tokens: int = 3
     dtype: DtypeName = "auto"
     walk_only: bool = False
     draft_sample_method: DraftSampleMethod = "greedy"
+    device: str = "cpu"
 
     @property
     def activations(self) -> torch.dtype:
@@ -78,8 +81,9 @@ class Measurement:
         Raises:
             CheckpointError: a draft cannot be replayed, or the baseline is quantized.
             TraceMismatchError: the trace does not fit a draft.
-            UsageError: probabilistic proposals on a greedy path.
+            UsageError: probabilistic proposals on a greedy path, or a device that is not here.
         """
+        device = resolve_device(settings.device)
         for part, side in sides:
             if part == "baseline" and side.checkpoint.is_quantized:
                 raise CheckpointError(
@@ -98,6 +102,7 @@ class Measurement:
                     side.layout,
                     trace.rows.weights,
                     settings.activations,
+                    device,
                     like=like,
                     miscast=side.miscast,
                 )
@@ -167,7 +172,7 @@ def provenance(
             "torch": torch.__version__,
             "safetensors": metadata.version("safetensors"),
         },
-        arch=f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        arch=arch_of(resolve_device(settings.device)),
         num_threads=torch.get_num_threads(),
         engine=f"quark-eagle replay {__version__}, torch {torch.__version__}",
         dtype=str(settings.activations).removeprefix("torch."),
@@ -181,6 +186,7 @@ def provenance(
         seconds=round(seconds, 3),
         draft_sample_method=settings.draft_sample_method,
         stored_baseline=stored_baseline,
+        anchor=trace.anchor,
     )
 
 

@@ -3,7 +3,8 @@
 τ is a ratio of sums, so the change is one of totals: with E tokens emitted in R rounds, (E_c / R_c) / (E_b / R_b) - 1;
 on one path E_c = E_b and it is R_b / R_c - 1. Positions of one conversation are correlated, so the conversation is what
 is resampled, both drafts' counts of it together (paired), and within its category (stratified), because the mix of
-categories was chosen and not drawn. Small categories are resampled together.
+categories was chosen and not drawn. Small categories are resampled together. Drafts that were served made every
+conversation once in each of several blocks, and serving is noisy: blocks and conversations are resampled independently.
 
 Two roads to the interval: a BCa bootstrap (Efron 1987; `parity.bca`), whose ends decide, and a t interval
 of log(1 + change) by the delta method. A verdict that they do not share is none.
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quark_eagle.documents.parity import PromptAcceptance, PromptResult
+from quark_eagle.documents.parity import PromptResult
 from quark_eagle.documents.verdict import Difference, Interval
 from quark_eagle.parity.bca import bca
 from quark_eagle.parity.delta import Bounds, degrees_of_freedom, standard_error_of, t_interval
@@ -40,6 +41,7 @@ class Conversations:
 
     Attributes:
         counts: [C, 4] int64: tokens emitted and rounds made by the baseline, then by the candidate.
+        by_block: [C, B, 4] int64: the same in each block, whose sum they are; None where the drafts were replayed.
         strata: [C] int64: which conversations are resampled together.
         num_prompts: of the report: more than C where there was nothing to propose, or one prompt has several ids.
     """
@@ -47,19 +49,21 @@ class Conversations:
     counts: IntArray
     strata: IntArray
     num_prompts: int
+    by_block: IntArray | None = None
 
     @classmethod
     def of(cls, prompts: Sequence[PromptResult]) -> Conversations:
         """Of a report's prompts, in whatever order."""
         turns = by_conversation(prompts)
-        rows = [
-            np.sum([[*_emitted_and_rounds(p.baseline), *_emitted_and_rounds(p.candidate)] for p in own], axis=0)
-            for own in turns.values()
-        ]
+        rows = [np.sum([four_counts(prompt) for prompt in own], axis=0) for own in turns.values()]
+        blocks = [_by_block(own) for own in turns.values()]
         return cls(
             counts=np.array(rows, dtype=np.int64).reshape(len(rows), 4),
             strata=strata_of([category for category, _ in turns]),
             num_prompts=len(prompts),
+            by_block=np.stack([block for block in blocks if block is not None])
+            if blocks and all(block is not None for block in blocks)
+            else None,
         )
 
     def __len__(self) -> int:
@@ -68,7 +72,8 @@ class Conversations:
     @property
     def identical(self) -> bool:
         """Whether both drafts did the same on every conversation."""
-        return bool((self.counts[:, :2] == self.counts[:, 2:]).all())
+        counts = self.counts if self.by_block is None else self.by_block
+        return bool((counts[..., :2] == counts[..., 2:]).all())
 
 
 def by_conversation(prompts: Iterable[PromptResult]) -> dict[tuple[str, str], list[PromptResult]]:
@@ -180,18 +185,38 @@ def expanded(confidence: float, num_conversations: int, num_strata: int) -> floa
 def _bca(
     conversations: Conversations, confidence: float, error: float | None, num_resamples: int, seed: int
 ) -> Interval | None:
-    method = "BCa bootstrap, paired by conversation, stratified by category, level expanded for small samples"
+    crossed = "" if conversations.by_block is None else "blocks × conversations, "
+    method = f"BCa bootstrap, {crossed}paired by conversation, stratified by category, level expanded for small samples"
     if conversations.identical or error == 0:  # decided here: there is nothing to resample
         alike = "identical counts everywhere" if conversations.identical else "all conversations change alike"
         only = float(change(conversations.counts.sum(axis=0)))
         return Interval(low=only, high=only, confidence=confidence, method=f"{method}: {alike}")
     if error is None:
         return None
-    groups = [conversations.counts[conversations.strata == stratum] for stratum in np.unique(conversations.strata)]
+    counts = conversations.counts if conversations.by_block is None else conversations.by_block
+    groups = [counts[conversations.strata == stratum] for stratum in np.unique(conversations.strata)]
     level = expanded(confidence, len(conversations), len(groups))
     ends = bca(groups, change, level, num_resamples=num_resamples, seed=seed)
     return Interval(low=ends[0], high=ends[1], confidence=confidence, method=method) if ends is not None else None
 
 
-def _emitted_and_rounds(acceptance: PromptAcceptance) -> tuple[int, int]:
-    return sum((j + 1) * count for j, count in enumerate(acceptance.walk)), sum(acceptance.walk)
+def four_counts(prompt: PromptResult) -> list[int]:
+    """Tokens emitted and rounds made on one prompt by the baseline, then by the candidate."""
+    return _four(prompt.baseline.walk, prompt.candidate.walk)
+
+
+def _four(baseline: Sequence[int], candidate: Sequence[int]) -> list[int]:
+    """The same of two walks [k + 1]."""
+    return [
+        count for walk in (baseline, candidate) for count in (sum((j + 1) * n for j, n in enumerate(walk)), sum(walk))
+    ]
+
+
+def _by_block(turns: Sequence[PromptResult]) -> IntArray | None:
+    """[B, 4] of one conversation; None if it was not counted by block."""
+    rows = [
+        [_four(before.walk, after.walk) for before, after in zip(p.baseline.blocks, p.candidate.blocks, strict=True)]
+        for p in turns
+        if p.baseline.blocks is not None and p.candidate.blocks is not None
+    ]
+    return np.array(rows, dtype=np.int64).sum(axis=0) if len(rows) == len(turns) else None

@@ -61,13 +61,13 @@ class _Context:
 
     @classmethod
     def of(cls, draft: Eagle3Draft, traced: TracedPrompt) -> _Context:
-        device = next(iter(draft.weights.values())).device
+        device = draft.device
         token_ids = traced.token_ids.to(device)
         if traced.projected is not None:
             combined = traced.projected.to(device, draft.dtype)
         else:
             assert traced.aux_hidden_states is not None
-            combined = draft.combine(traced.aux_hidden_states.to(device))
+            combined = draft.combine(traced.aux_hidden_states)
         embeds = draft.embed(token_ids[1:])
         positions = torch.arange(len(combined), device=device)
         keys, values = draft.keys_values(draft.enter(embeds, combined).x, positions)
@@ -163,8 +163,8 @@ def replay_walk(
     """
     contexts = [_Context.of(draft, prompt) for prompt in traced]
     k = num_speculative_tokens
-    matched = [torch.full((context.num_starts,), DEAD) for context in contexts]
-    proposals = [torch.full((context.num_starts, k), DEAD) for context in contexts]
+    matched = [torch.full((context.num_starts,), DEAD, device="cpu") for context in contexts]
+    proposals = [torch.full((context.num_starts, k), DEAD, device="cpu") for context in contexts]
     heads = {i: 0 for i, context in enumerate(contexts) if context.num_starts > 0}
     while heads:
         order = list(heads)
@@ -172,7 +172,7 @@ def replay_walk(
         for i, (length, proposed) in zip(order, rounds, strict=True):
             start = heads[i]
             matched[i][start] = length
-            proposals[i][start] = torch.tensor(proposed)
+            proposals[i][start] = torch.tensor(proposed, device="cpu")
             heads[i] = start + min(length, contexts[i].num_starts - 1 - start) + 1
             if heads[i] >= contexts[i].num_starts:
                 del heads[i]

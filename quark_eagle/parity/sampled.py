@@ -67,8 +67,8 @@ class ProbabilisticDraft:
         They depend on nothing else: neither on k, nor on the draft, nor on the prompts beside it.
         """
         digest = hashlib.sha256(f"accept:{self.seed}:{prompt_sha256}:{step}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        return torch.rand(num_starts, generator=generator, dtype=torch.float64)
+        generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        return torch.rand(num_starts, generator=generator, dtype=torch.float64, device="cpu")
 
     def accepts(
         self, draft: Eagle3Draft, normed: Tensor, emitted: Tensor, target_log_probs: Tensor, uniforms: Tensor

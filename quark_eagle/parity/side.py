@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from quark_eagle.checkpoint.layout import Eagle3Layout
-from quark_eagle.checkpoint.manifest import digest
+from quark_eagle.checkpoint.manifest import sha256_of_weights
 from quark_eagle.checkpoint.reader import CONFIG_NAME, Checkpoint
 from quark_eagle.checkpoint.traffic import Footprint, ReadIn
 from quark_eagle.documents.parity import Arm, StepBytes
@@ -41,9 +41,7 @@ class Side:
         linear = self.layout.by_canonical["layers.0.mlp.down_proj.weight"]
         return Arm(
             name=self.name,
-            weights_sha256=sha256_of_shards(
-                (shard, digest(self.checkpoint.directory / shard).sha256) for shard in self.checkpoint.shards
-            ),
+            weights_sha256=sha256_of_weights(self.checkpoint.directory, self.checkpoint.shards),
             config_sha256=hashlib.sha256((self.checkpoint.directory / CONFIG_NAME).read_bytes()).hexdigest(),
             family=self.layout.family.value,
             weight_dtype=self.checkpoint.info(linear).dtype,
@@ -87,8 +85,3 @@ def _misfit(trace: TargetTrace, part: str, side: Side) -> str:
     except TraceMismatchError as error:
         return f"{part} {side.checkpoint.directory}: {error}"
     return ""
-
-
-def sha256_of_shards(shards: Iterable[tuple[str, str]]) -> str:
-    """Of the names and hashes of a draft's safetensors files, in the order of their names."""
-    return hashlib.sha256("".join(f"{name} {sha256}\n" for name, sha256 in shards).encode()).hexdigest()

@@ -21,12 +21,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quark_eagle.checkpoint.manifest import RECORD_NAME, Manifest
+from quark_eagle.checkpoint.manifest import RECORD_NAME, Manifest, sha256_of_shards
 from quark_eagle.documents.baseline import BaselinePrompt, BaselineReport
 from quark_eagle.documents.parity import Provenance, StoredBaseline
 from quark_eagle.errors import CheckpointError, QuarkEagleError, findings
 from quark_eagle.parity.measurement import Measurement, provenance
-from quark_eagle.parity.side import sha256_of_shards
 from quark_eagle.progress import SILENT, Progress
 from quark_eagle.trace.trace_document import TracedPromptInfo
 

@@ -2,7 +2,9 @@
 
 The claim to prove is that τ falls by no more than a stated margin. In this order, and the first that applies decides:
 
-1. Nothing was evaluated, or the evidence is not fit for a verdict (prompts of another split): unusable, never a pass.
+1. Nothing was evaluated, or the evidence is not fit for a verdict (prompts of another split, another
+   arch than the required one; of a served measurement, failed requests, text that is not the target's own, or serving
+   that differs from itself by more than the margin): unusable, never a pass.
 2. Dead baseline: the BF16 draft itself accepts next to nothing; or its τ is not what was expected of it. Parity is
    relative, so a fault that depresses both drafts alike would pass: unusable.
 3. Collapse: the candidate lost more than half of the tokens that the baseline had accepted. Rounding to FP8 does not do
@@ -21,11 +23,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from quark_eagle.documents.parity import ParityReport
+from quark_eagle.documents.served import Noise
 from quark_eagle.documents.verdict import Bias, Category, Difference, Evidence, Interval, Looks, Outcome, Power, Rule
 from quark_eagle.errors import UsageError
+from quark_eagle.parity.anchored import unanchored
+from quark_eagle.parity.arch import measured_elsewhere
 from quark_eagle.parity.categories import judge_categories
+from quark_eagle.parity.noise import noise_floor
 from quark_eagle.parity.paired import NUM_RESAMPLES, Conversations, paired_difference
 from quark_eagle.parity.power import plan
+from quark_eagle.parity.served.fitness import unfit
 
 DEAD_BASELINE_TAU = 1.05
 COLLAPSE_SHARE = 0.5  # of the baseline's accepted tokens
@@ -45,6 +52,7 @@ COLLAPSE_CAUSES = (
 )
 
 NOT_ANCHORED = Bias(bound=0.0, anchored=False, source="not anchored: no served run was compared with this replay")
+SERVED = Bias(bound=0.0, anchored=True, source="none: served, not replayed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +69,7 @@ class Rules:
         first_evidence: what the first look saw: the second has to see the same drafts on more prompts.
         bias: replay's own error in the difference.
         expected_baseline: τ that the baseline has to reach within 5 %; None: anything alive.
+        require_arch: on which all of the evidence has to be measured, "gfx950"; None: anywhere.
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
     """
@@ -73,6 +82,7 @@ class Rules:
     first_evidence: Evidence | None = None
     bias: Bias = NOT_ANCHORED
     expected_baseline: float | None = None
+    require_arch: str | None = None
     num_resamples: int = NUM_RESAMPLES
     seed: int = 0
 
@@ -122,6 +132,7 @@ class Judgement:
     reason: str
     causes: tuple[str, ...] = ()
     difference: Difference | None = None
+    noise: Noise | None = None
     categories: tuple[Category, ...] = ()
     power: Power | None = None
 
@@ -135,11 +146,11 @@ def judge(report: ParityReport, rules: Rules | None = None) -> Judgement:
         return Judgement(
             outcome="unusable",
             rule="nothing evaluated",
-            reason="Nothing was evaluated: no prompt of the trace has a token after its first to propose. "
-            "Record a trace with longer answers.",
+            reason=_nothing(report),
         )
     power = _power(difference, rules)
-    found = _before_the_interval(report, difference, rules) or judge_difference(difference, rules, power)
+    noise = noise_floor(report.prompts, rules.confidence)
+    found = _before_the_interval(report, difference, noise, rules) or judge_difference(difference, rules, power)
     # Categories gate where the whole is decided by its interval; shown they are always.
     category_margin = rules.category_margin if found.rule in ("interval", "methods disagree") else None
     categories = judge_categories(
@@ -154,7 +165,7 @@ def judge(report: ParityReport, rules: Rules | None = None) -> Judgement:
         found = _with_categories(found, categories, category_margin)
     elif rules.category_margin is not None:  # they were to gate, and are not looked at
         categories = [it.model_copy(update={"margin": rules.category_margin}) for it in categories]
-    return replace(found, difference=difference, categories=tuple(categories), power=power)
+    return replace(found, difference=difference, noise=noise, categories=tuple(categories), power=power)
 
 
 def judge_difference(difference: Difference, rules: Rules, power: Power | None = None) -> Judgement:
@@ -197,9 +208,32 @@ def side(interval: Interval | None, margin: float, bias: float) -> Literal["pass
     return "fail" if interval.high + bias < -margin else "inconclusive"
 
 
-def _before_the_interval(report: ParityReport, difference: Difference, rules: Rules) -> Judgement | None:
+def _nothing(report: ParityReport) -> str:
+    """Why there is nothing to judge."""
+    served = report.served
+    if served is not None and served.left_out:
+        first = served.left_out[0]
+        return (
+            f"Nothing was evaluated: {len({it.id for it in served.left_out})} prompts lack counts of a draft in some "
+            f"block. First: prompt {first.id}, {first.arm}: {first.why}"
+        )
+    where, what = ("the trace", "Record a trace with") if served is None else ("this run", "Ask for")
+    return f"Nothing was evaluated: no prompt of {where} has a token after its first to propose. {what} longer answers."
+
+
+def _before_the_interval(
+    report: ParityReport, difference: Difference, noise: Noise | None, rules: Rules
+) -> Judgement | None:
     """What makes the interval meaningless or needless."""
     tau, expected = difference.baseline_mean_acceptance_length, rules.expected_baseline
+    elsewhere = [] if rules.require_arch is None else measured_elsewhere(report, rules.require_arch)
+    if elsewhere:
+        return Judgement(
+            outcome="unusable",
+            rule="evidence",
+            reason=f"All of the evidence was wanted from {rules.require_arch}, but {' and '.join(elsewhere)}. "
+            f"Another arch computes FP8 in another way. Measure on {rules.require_arch}, or leave --require-arch out.",
+        )
     empty = sum(prompt.num_generated_tokens < 2 for prompt in report.prompts)
     if empty > EMPTY_SHARE * len(report.prompts):
         return Judgement(
@@ -217,6 +251,11 @@ def _before_the_interval(report: ParityReport, difference: Difference, rules: Ru
             reason=f"The verdict takes prompts of the parity split alone, but found {found}: prompts that a scheme was "
             "calibrated or chosen on flatter it. Record a trace with --split parity.",
         )
+    if report.served is None and (why := unanchored(report, rules.bias)) is not None:
+        return Judgement(outcome="unusable", rule="evidence", reason=why)
+    against = None if report.served is None else unfit(report.served, noise, rules.margin)
+    if against is not None:
+        return Judgement(outcome="unusable", rule=against[0], reason=against[1])
     if tau <= DEAD_BASELINE_TAU:
         return Judgement(
             outcome="unusable",

@@ -17,6 +17,7 @@ from quark_eagle.reporting.wording import (
     category_rows,
     draft_rows,
     facts,
+    how_measured,
     next_command,
     subject,
     warnings,
@@ -45,7 +46,8 @@ def to_markdown(verdict: Verdict) -> str:
     command = next_command(verdict)
     if command is not None:
         parts.append(f"Next:\n\n{fenced(command)}")
-    parts.append(f"Exit code {verdict.exit_code}. Measured by replay: acceptance only, not latency.")
+    measured = how_measured(None if verdict.evidence is None else verdict.evidence.provenance)
+    parts.append(f"Exit code {verdict.exit_code}. {escape(measured)}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import shlex
 
+from quark_eagle.documents.parity import Provenance
+from quark_eagle.documents.served import Noise
 from quark_eagle.documents.verdict import Category, Difference, Interval, Outcome, Verdict
 
 TITLES: dict[Outcome, str] = {
@@ -74,13 +76,30 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
     tail = f"{verdict.looks.alpha_of_this_look:.1%} error in each direction"
     rows.append(("margin", f"a loss of {verdict.margin:.2%} of τ is still parity; {tail}"))
     rows.append(("look", f"{verdict.looks.look} of {verdict.looks.planned} planned"))
-    anchor = f"±{verdict.bias.bound:.2%}, " if verdict.bias.anchored else ""
+    if verdict.noise is not None:
+        rows.append(("serving's own noise", a_against_a(verdict.noise)))
+    anchor = f"±{verdict.bias.bound:.2%}, " if verdict.bias.anchored and verdict.noise is None else ""
     rows.append(("replay's own error", f"{anchor}{verdict.bias.source}"))
     if verdict.expected_baseline is not None:
         rows.append(("expected τ before", f"{verdict.expected_baseline:.3f} within 5%"))
     if verdict.power is not None:
         rows.append(("to decide", needed(verdict)))
     return rows
+
+
+def a_against_a(noise: Noise) -> str:
+    """How much two arms of the same draft would differ, by serving alone."""
+    return (
+        f"{percent(noise.low)} … {percent(noise.high)} between two arms of the same draft (A/A, {noise.confidence:.0%} "
+        f"interval from {noise.num_blocks} blocks of each arm)"
+    )
+
+
+def how_measured(provenance: Provenance | None) -> str:
+    """The last line of every rendering: where the counts come from, and what they do not say."""
+    if provenance is None or provenance.measured_by == "replay":
+        return "Measured by replay: acceptance only, not latency."
+    return f"Counted while serving: {provenance.engine} on {provenance.arch}. Acceptance only, not latency."
 
 
 def needed(verdict: Verdict) -> str:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from quark_eagle.documents.parity import ParityReport
-from quark_eagle.errors import CheckpointError, TraceMismatchError
+from quark_eagle.errors import CheckpointError, TraceMismatchError, UsageError
 from quark_eagle.fp8 import quantize_per_channel
+from quark_eagle.model.eagle3 import Eagle3Draft
 from quark_eagle.parity.compare import Comparison, combined_once
 from quark_eagle.parity.replay import replay
 from quark_eagle.parity.verdict import judge
@@ -191,3 +192,12 @@ def test_hashes_identify_the_weights_and_the_trace(pair: Pair, tmp_path: Path) -
 def test_a_trace_without_anything_to_propose_is_unusable(pair: Pair, tmp_path: Path) -> None:
     trace = write_tiny_trace(tmp_path / "short", pair[0], num_generated=1)
     assert judge(measure(pair[0], pair[0], trace)).outcome == "unusable"
+
+
+def test_a_device_that_is_not_here_is_refused_before_a_draft_is_loaded(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(Eagle3Draft, "load", lambda *args, **options: pytest.fail("a draft was loaded"))
+    with pytest.raises(UsageError, match=r"--device cuda: torch .* sees no GPU here"):
+        Comparison.open(pair[0], pair[0], pair[1], device="cuda")

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from benchmarks.draft_mutations import MUTATIONS, Mutation
 from quark_eagle.deploy.verify import verify
 from quark_eagle.fp8 import quantize_per_channel
+from quark_eagle.opening import open_comparison
 from quark_eagle.parity.verdict import Judgement, Rules, judge
-from quark_eagle.pipeline import open_comparison
 from quark_eagle.quantize.quantization_config import quantization_config
 from quark_eagle.quantize.scheme import PTPC_FP8
 from tests.tiny import write_config, write_tensors, write_tiny_draft

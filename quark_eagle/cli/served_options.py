@@ -1,0 +1,87 @@
+"""The options of `parity` that only a served measurement takes: each is absent unless it is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def _option(*names: str, help: str, **settings: Any) -> Any:
+    return typer.Option(*names, show_default=False, help=f"vllm: {help}", **settings)
+
+
+TargetOption = Annotated[
+    str | None, _option("--target", metavar="TARGET", help="What is served: a directory or a Hugging Face id.")
+]
+PromptsOption = Annotated[
+    Path | None, _option("--prompts", metavar="FILE", help="As `trace` takes them. Default: the package's own.")
+]
+SplitOption = Annotated[str | None, _option("--split", help="Ask the prompts of this split. Default: parity.")]
+LimitOption = Annotated[
+    int | None, _option("--limit", min=1, metavar="N", help="Ask N prompts, spread over the categories.")
+]
+MaxTokensOption = Annotated[
+    int | None, _option("--max-tokens", min=1, metavar="N", help="Tokens of an answer, at most. Default: 128.")
+]
+TemperatureOption = Annotated[float | None, _option("--temperature", min=0, help="Default: 0, greedy.")]
+TopPOption = Annotated[float | None, _option("--top-p", help="Of the distribution at that temperature. Default: 1.")]
+SeedOption = Annotated[
+    int | None, _option("--seed", min=0, help="Of sampling, where the engine takes one. Default: 0.")
+]
+BlocksOption = Annotated[
+    int | None,
+    _option(
+        "--blocks",
+        min=1,
+        metavar="N",
+        help="Passes of each draft over all prompts, interleaved. Default: 3, and 4 with --devices.",
+    ),
+]
+ConcurrencyOption = Annotated[
+    int | None, _option("--concurrency", min=1, metavar="N", help="Requests in flight at most. Default: 16.")
+]
+DeterministicOption = Annotated[
+    bool,
+    _option(
+        "--deterministic", help="One request at a time: no noise of batches, so that equal runs count equally; slow."
+    ),
+]
+OneAtATimeOption = Annotated[
+    bool, _option("--one-at-a-time", help="Never two servers at once, whatever memory there is: more loads.")
+]
+DevicesOption = Annotated[
+    str | None,
+    _option(
+        "--devices",
+        metavar="0,1/2,3",
+        help="Serve both drafts at the same time, each on its own GPUs, and let them trade places once.",
+    ),
+]
+BaselineUrlOption = Annotated[
+    str | None, _option("--baseline-url", metavar="URL", help="Ask this server for BASELINE; nothing is started.")
+]
+CandidateUrlOption = Annotated[
+    str | None, _option("--candidate-url", metavar="URL", help="Ask this server for CANDIDATE; with --baseline-url.")
+]
+GpuOption = Annotated[
+    str | None, _option("--gpu", help="Whose recipe is served: mi355x, …, cpu. Default: the one the engine sees.")
+]
+TensorParallelOption = Annotated[
+    int | None,
+    _option("--tensor-parallel-size", min=1, help="GPUs that the target is split over. Default: the recipe's."),
+]
+VllmOption = Annotated[
+    list[str] | None,
+    _option("--vllm-option", metavar="FLAG[=VALUE]", help="A further flag of every server; may be repeated."),
+]
+VllmBinOption = Annotated[
+    Path | None, _option("--vllm-bin", metavar="VLLM", help="The `vllm` script of an environment, for --vllm-python.")
+]
+ReadySecondsOption = Annotated[
+    float | None, _option("--ready-seconds", min=1, help="Wait so long for a server to start. Default: 1800.")
+]
+TrustRemoteCodeOption = Annotated[
+    bool, _option("--trust-remote-code", help="Let vLLM run Python that the target brings along.")
+]
