@@ -109,9 +109,14 @@ class Eagle3Draft:
             if all(self.weights.get(part) is like.weights.get(part) for part in parts):
                 self.linears[name] = like.linears[name]
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(iter(self.weights.values())).device
+
     def combine(self, aux_hidden_states: Tensor) -> Tensor:
-        """The target's aux states [..., num_aux * target_hidden] as one hidden state [..., hidden]."""
-        x = aux_hidden_states.to(self.dtype)
+        """The target's aux states [..., num_aux * target_hidden], wherever they are, as one state [..., hidden]."""
+        x = aux_hidden_states.to(self.device, self.dtype)
         if self.flags.norm_before_fc:
             x = self._norm(x, "input_norm")
         if self.flags.fc_norm:

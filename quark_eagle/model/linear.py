@@ -3,7 +3,8 @@
 What an accelerator does with BF16 operands (products accumulated in float32, the sum rounded once to BF16) a CPU
 without BF16 matrix instructions does some seven times slower than in float32. There the operands are widened instead:
 every BF16 number is a float32 number, so the products are the same and only the order of summation differs. Widened
-copies of small weights are kept; large ones are widened block by block, so memory stays bounded.
+copies of small weights are kept; large ones are widened block by block, so memory stays bounded. An FP8 product is the
+device's own where it has one (`model.fp8_product`), else exact and in float32.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor
 
 from quark_eagle.fp8 import FP8_DTYPE, quantize_per_token
+from quark_eagle.model.fp8_product import Fp8Product, as_fnuz, fp8_product, gpu_arch
 
 KEEP_WIDENED_BYTES = 64 << 20  # a widened weight up to this size is kept
 BLOCK_BYTES = 32 << 20  # a larger one is widened in blocks of this size
+LOGITS_BYTES = 256 << 20  # on a GPU nothing is widened: there the outputs are what is held in blocks
 
 
 @functools.cache
@@ -31,7 +34,7 @@ class Linear:
 
     With ``scale`` the weight is FP8 and so is the input, quantized per token as it arrives: ``torch._scaled_mm`` with
     row-wise scales on a device that has it, elsewhere the same product from FP8 values widened to float32 (an FP8
-    product is exact in float32), scaled after the sum.
+    product is exact in float32), scaled after the sum. The two differ by the order of summation.
     """
 
     def __init__(self, weight: Tensor, scale: Tensor | None = None, bias: Tensor | None = None) -> None:
@@ -40,6 +43,7 @@ class Linear:
             raise ValueError("an FP8 weight needs its scale, and a scale needs an FP8 weight")
         self.weight, self.scale, self.bias = weight, scale, bias
         self._widened: Tensor | None = None
+        self._operands: dict[Fp8Product, tuple[Tensor, Tensor]] = {}
 
     @property
     def out_features(self) -> int:
@@ -77,13 +81,25 @@ class Linear:
 
     def _scaled(self, x: Tensor) -> Tensor:
         q, token_scale = quantize_per_token(x)
-        assert self.scale is not None
-        if x.is_cuda and x.dtype == torch.bfloat16:
-            product: Tensor = torch._scaled_mm(
-                q, self.weight.t(), scale_a=token_scale, scale_b=self.scale[None], out_dtype=x.dtype
-            )
-            return product
-        return (self._product(q.float()) * token_scale * self.scale).to(x.dtype)
+        product = fp8_product(gpu_arch(x.device), self.out_features, x.shape[-1], x.dtype)
+        if product is Fp8Product.WIDENED:
+            assert self.scale is not None
+            return (self._product(q.float()) * token_scale * self.scale).to(x.dtype)
+        if product is Fp8Product.SCALED_MM_FNUZ:
+            q, token_scale = as_fnuz(q, token_scale)
+        weight, scale = self._operand(product)
+        scaled: Tensor = torch._scaled_mm(q, weight, scale_a=token_scale, scale_b=scale, out_dtype=x.dtype)
+        return scaled
+
+    def _operand(self, product: Fp8Product) -> tuple[Tensor, Tensor]:
+        """The weight [in, out], column-major, and its scale [1, out] float32, in the format of the device's product."""
+        if product not in self._operands:
+            assert self.scale is not None
+            weight, scale = self.weight.contiguous(), self.scale.float().reshape(1, -1)
+            if product is Fp8Product.SCALED_MM_FNUZ:
+                weight, scale = as_fnuz(weight, scale)
+            self._operands[product] = weight.t(), scale
+        return self._operands[product]
 
     def _product(self, x: Tensor) -> Tensor:
         """``x @ weight.T`` in float32."""
@@ -103,8 +119,20 @@ class Linear:
         if self.bias is not None or self.scale is not None or self.weight.numel() * 4 <= KEEP_WIDENED_BYTES:
             yield 0, self(x)
             return
-        rows, native = max(1, BLOCK_BYTES // (4 * self.weight.shape[1])), self._native(x)
+        native = self._native(x)
         wide = x if native else x.float()
+        rows = rows_at_once(len(x), self.weight.shape[1], x.element_size(), on_gpu=native and x.is_cuda)
         for start in range(0, self.out_features, rows):
             block = self.weight[start : start + rows]
             yield start, torch.nn.functional.linear(wide, block if native else block.float()).to(x.dtype)
+
+
+def rows_at_once(num_tokens: int, in_features: int, element_size: int, *, on_gpu: bool) -> int:
+    """Rows of a weight whose product is taken at once: as many as are widened at once or, on a GPU, held as outputs.
+
+    >>> rows_at_once(64, 7168, 2, on_gpu=False), rows_at_once(64, 7168, 2, on_gpu=True) > 163840
+    (1170, True)
+    """
+    if on_gpu:
+        return max(1, LOGITS_BYTES // (element_size * max(1, num_tokens)))
+    return max(1, BLOCK_BYTES // (4 * in_features))
