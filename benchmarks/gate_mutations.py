@@ -33,8 +33,8 @@ from quark_eagle.checkpoint.manifest import digest
 from quark_eagle.deploy.verify import verify
 from quark_eagle.documents.baseline import BaselineReport
 from quark_eagle.documents.parity import ParityReport
+from quark_eagle.opening import open_comparison
 from quark_eagle.parity.verdict import Judgement, Rules, judge
-from quark_eagle.pipeline import open_comparison
 from quark_eagle.trace.target_trace import TRACE_NAME, TargetTrace, TracedPrompt
 
 REPOSITORY = Path(__file__).resolve().parents[1]

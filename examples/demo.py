@@ -9,6 +9,7 @@ Each step is printed before it runs; the first that fails ends the demo with its
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import signal
@@ -21,6 +22,7 @@ from pathlib import Path
 
 EXAMPLES = Path(__file__).resolve().parent
 DRAFT = EXAMPLES / "smollm2-135m-eagle3"
+MI355X = "gfx950"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,10 @@ class Step:
 def steps(*, target: Path, work: Path, prompts: int, tokens: int) -> Iterator[Step]:
     """The job in order; every step reads what the one before it wrote."""
     trace, fp8, report = work / "trace", work / "smollm2-135m-eagle3-fp8", work / "parity.json"
+    yield Step(
+        heading="What can this machine do, and what does it lack?",
+        command=["quark-eagle", "doctor", "--target", shown(target), "--draft", shown(DRAFT), "--output", shown(work)],
+    )
     yield Step(
         heading="What is the draft, and what would FP8 do to it?",
         command=["quark-eagle", "inspect", shown(DRAFT)],
@@ -71,6 +77,21 @@ def steps(*, target: Path, work: Path, prompts: int, tokens: int) -> Iterator[St
     yield Step(
         heading="How many prompts would a narrower margin need?",
         command=["quark-eagle", "plan-prompts", shown(report), "--margin", "0.005"],
+    )
+    yield Step(
+        heading="How would it be served on an MI355X?",
+        command=["quark-eagle", "recipe", shown(target), shown(fp8), "--gpu", "mi355x"],
+    )
+
+
+def not_measured_on_mi355x(report: Path) -> str:
+    """What the demo's figures are no evidence for; empty if they were measured there."""
+    arch = json.loads(report.read_text(encoding="utf-8"))["provenance"]["arch"]
+    if MI355X in arch:
+        return ""
+    return (
+        f"Measured on {arch}, not on MI355X ({MI355X}): a verdict for MI355X takes evidence from there alone "
+        f"(quark-eagle gate {shown(report)} --require-arch {MI355X} refuses this). examples/rocm/ is the job there."
     )
 
 
@@ -139,6 +160,7 @@ def main() -> None:
         headed(number, step.heading)
         run(step)
     print(f"\nThe FP8 draft: {options.work / 'smollm2-135m-eagle3-fp8'}")
+    print(not_measured_on_mi355x(options.work / "parity.json"))
     print(f"Whole demo: {time.monotonic() - started:.0f} s, installation not counted.")
 
 

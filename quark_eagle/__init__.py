@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from quark_eagle.documents.parity import ParityReport
     from quark_eagle.documents.verdict import Verdict
     from quark_eagle.errors import QuarkEagleError
+    from quark_eagle.opening import open_comparison
     from quark_eagle.parity.acceptance import AcceptanceHistogram
     from quark_eagle.parity.gate import gate
     from quark_eagle.parity.verdict import Rules
-    from quark_eagle.pipeline import open_comparison
     from quark_eagle.progress import Progress
     from quark_eagle.quantize.plan import QuantPlan
     from quark_eagle.quantize.scheme import Scheme
@@ -43,7 +43,7 @@ _HOMES = {
     "Verdict": "quark_eagle.documents.verdict",
     "VerifyReport": "quark_eagle.deploy.verify",
     "gate": "quark_eagle.parity.gate",
-    "open_comparison": "quark_eagle.pipeline",
+    "open_comparison": "quark_eagle.opening",
     "verify": "quark_eagle.deploy.verify",
 }
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from quark_eagle.documents.verdict import Verdict
     from quark_eagle.parity.verdict import Rules
     from quark_eagle.quantize.record import QuantizeResult
+    from quark_eagle.serve_options import ServeOptions
     from quark_eagle.trace.record_options import RecordOptions
 
 
@@ -23,23 +24,63 @@ class Check:
         target: record this target over the packaged parity prompts first, into ``OUT.trace``: kept, and resumed.
         trace: measure on this trace; this or ``target``.
         options: how to record.
+        limit: prompts to record at most.
         num_speculative_tokens: k.
-        rules: of the verdict; None: its defaults.
+        device: where the drafts are replayed.
+        serve: serve both drafts as well, in this way, if replay lets the draft be published; None: replay alone.
+        rules: of the verdicts; None: their defaults.
         publish_anyway: publish in spite of a failed or inconclusive verdict, though never what an engine misreads.
     """
 
     target: Path | str | None = None
     trace: Path | None = None
     options: RecordOptions | None = None
+    limit: int | None = None
     num_speculative_tokens: int = 3
+    device: str = "cpu"
+    serve: ServeOptions | None = None
     rules: Rules | None = None
     publish_anyway: bool = False
 
-    def allows(self, verification: VerifyReport, verdict: Verdict) -> bool:
-        """Whether the draft may be published."""
+    def allows(self, verification: VerifyReport, replayed: Verdict, served: Verdict | None = None) -> bool:
+        """Whether the draft may be published.
+
+        Serving is noisy where replay is not, so a served run may leave open what replay decided; but it may not find a
+        loss, and it may not go wrong.
+        """
         if not verification.ok:
             return False
-        return verdict.outcome == "pass" or (self.publish_anyway and verdict.outcome in ("fail", "inconclusive"))
+        outcomes = [replayed.outcome] if served is None else [replayed.outcome, served.outcome]
+        if self.publish_anyway:
+            return "unusable" not in outcomes
+        return replayed.outcome == "pass" and outcomes[-1] in ("pass", "inconclusive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A measurement and the verdict on it, and where both lie."""
+
+    report: ParityReport
+    verdict: Verdict
+    report_path: Path
+    verdict_path: Path
+
+    def sentences(self) -> list[str]:
+        """What was found, a line each."""
+        lines = []
+        difference = self.verdict.difference
+        if difference is not None:
+            how = "served" if self.report.served is not None else "replayed"
+            lines.append(
+                f"Acceptance length τ over {difference.num_conversations} prompts, {how}: "
+                f"{difference.baseline_mean_acceptance_length:.3f} before "
+                f"({difference.baseline_num_accepted_tokens} accepted in {difference.baseline_num_drafts} drafts), "
+                f"{difference.candidate_mean_acceptance_length:.3f} after "
+                f"({difference.candidate_num_accepted_tokens} in {difference.candidate_num_drafts})."
+            )
+        lines.append(f"{self.verdict.outcome.upper()}: {self.verdict.reason}")
+        lines += [f"  {place}. {cause}." for place, cause in enumerate(self.verdict.causes, 1)]
+        return lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,58 +90,71 @@ class Checked:
     Attributes:
         result: what was quantized and how.
         verification: what an engine will do with it.
-        report: what it accepts, beside its BF16 original.
-        verdict: on that.
-        report_path: where the report lies.
-        verdict_path: where the verdict lies.
+        replayed: what it accepts over the trace, beside its BF16 original.
+        served: the same in a real engine; None where it was not asked for, or replay had decided against the draft.
         trace: directory of the trace it was measured on.
         published: whether OUT is there.
     """
 
     result: QuantizeResult
     verification: VerifyReport
-    report: ParityReport
-    verdict: Verdict
-    report_path: Path
-    verdict_path: Path
+    replayed: Judged
+    served: Judged | None
     trace: Path
     published: bool
+
+    @property
+    def report(self) -> ParityReport:
+        """Of replay."""
+        return self.replayed.report
+
+    @property
+    def verdict(self) -> Verdict:
+        """On what decided: replay, unless only serving found a loss or went wrong."""
+        if self.served is not None and self.replayed.verdict.outcome == "pass":
+            return self.served.verdict if self.served.verdict.outcome in ("fail", "unusable") else self.replayed.verdict
+        return self.replayed.verdict
 
     @property
     def exit_code(self) -> int:
         """The verdict's own: 0 pass, 3 fail or misread, 4 inconclusive, 5 nothing to judge."""
         return self.verdict.exit_code
 
+    @property
+    def judged(self) -> list[Judged]:
+        """All measurements."""
+        return [self.replayed] if self.served is None else [self.replayed, self.served]
+
     def sentences(self) -> list[str]:
         """What was found and what became of the draft, a line each."""
         lines = [f"ERROR {finding.subject}: {finding.message}" for finding in self.verification.errors]
-        difference = self.verdict.difference
-        if difference is not None:
-            lines.append(
-                f"Acceptance length τ over {difference.num_conversations} prompts: "
-                f"{difference.baseline_mean_acceptance_length:.3f} before "
-                f"({difference.baseline_num_accepted_tokens} accepted in {difference.baseline_num_drafts} drafts), "
-                f"{difference.candidate_mean_acceptance_length:.3f} after "
-                f"({difference.candidate_num_accepted_tokens} in {difference.candidate_num_drafts})."
-            )
-        lines.append(f"{self.verdict.outcome.upper()}: {self.verdict.reason}")
-        lines += [f"  {place}. {cause}." for place, cause in enumerate(self.verdict.causes, 1)]
-        if self.verdict.worth is not None:
-            lines.append(self.verdict.worth.sentence)
+        lines += [sentence for it in self.judged for sentence in it.sentences()]
+        worth = self.replayed.verdict.worth
+        if worth is not None:
+            lines.append(worth.sentence)
         done = "Published" if self.published else "Not published"
-        lines.append(f"{done}. Counts of every prompt: {self.report_path}; verdict: {self.verdict_path}")
+        counts = ", ".join(str(it.report_path) for it in self.judged)
+        verdicts = ", ".join(str(it.verdict_path) for it in self.judged)
+        lines.append(f"{done}. Counts of every prompt: {counts}; verdict: {verdicts}")
         return lines
 
     def to_json(self) -> dict[str, Any]:
         """As one JSON object: the quantization's own, and beside it what was verified and measured."""
-        return {
+        content: dict[str, Any] = {
             **self.result.to_json(),
             "published": self.published,
             "verification": self.verification.to_json(),
             "verdict": self.verdict.model_dump(mode="json"),
             "parity": {
-                "report": str(self.report_path),
+                "report": str(self.replayed.report_path),
                 "trace": str(self.trace),
                 "summary": self.report.summary.model_dump(mode="json"),
             },
         }
+        if self.served is not None:
+            content["served"] = {
+                "report": str(self.served.report_path),
+                "verdict": self.served.verdict.model_dump(mode="json"),
+                "summary": self.served.report.summary.model_dump(mode="json"),
+            }
+        return content

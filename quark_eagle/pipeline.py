@@ -1,23 +1,27 @@
-"""The whole job in order: plan, stage, verify, replay, decide, publish.
+"""The whole job in order: plan, stage, verify, replay, serve, decide, publish.
 
 The only place that knows quantizing and measuring both. A draft is published if an engine will load it as it was meant
-and the verdict on its acceptance is a pass; measurement and verdict are written in any case.
+and the verdict on its acceptance is a pass; measurements and verdicts are written in any case.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from quark_eagle.checked import Check, Checked
+from quark_eagle.checked import Check, Checked, Judged
+from quark_eagle.opening import open_comparison, open_served
 from quark_eagle.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from quark_eagle.checkpoint.layout import Eagle3Layout
     from quark_eagle.checkpoint.reader import Checkpoint
     from quark_eagle.deploy.verify import VerifyReport
+    from quark_eagle.documents.parity import ParityReport
     from quark_eagle.parity.compare import Comparison
+    from quark_eagle.parity.served.measure import ServedComparison
     from quark_eagle.quantize.plan import QuantPlan
     from quark_eagle.quantize.record import QuantizeResult
     from quark_eagle.trace.record_options import Estimate
@@ -25,6 +29,24 @@ if TYPE_CHECKING:
 
 class _NotPublishedError(Exception):
     """Ends the staging without a result; never leaves this module."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """One draft on its way to OUT."""
+
+    checkpoint: Checkpoint
+    output: Path
+    check: Check
+    announce: Callable[[Estimate], None]
+    announce_served: Callable[[ServedComparison], None]
+    progress: Progress
+    command_line: Sequence[str]
+
+    def beside(self, suffix: str) -> Path:
+        """``OUT.suffix`` in the directory of OUT."""
+        resolved = self.output.absolute()
+        return resolved.with_name(f"{resolved.name}.{suffix}")
 
 
 def quantize_and_check(
@@ -36,6 +58,7 @@ def quantize_and_check(
     *,
     overwrite: bool = False,
     announce: Callable[[Estimate], None] = lambda estimate: None,
+    announce_served: Callable[[ServedComparison], None] = lambda comparison: None,
     progress: Progress = SILENT,
     command_line: Sequence[str] = (),
 ) -> Checked:
@@ -45,10 +68,12 @@ def quantize_and_check(
         checkpoint: the BF16 draft.
         layout: of the same checkpoint.
         plan: made for the same checkpoint.
-        output: OUT. ``OUT.parity.json`` and ``OUT.verdict.json`` are written beside it, whatever the verdict.
+        output: OUT. ``OUT.parity.json`` and ``OUT.verdict.json`` are written beside it, whatever the verdict; so are
+            ``OUT.served.parity.json`` and ``OUT.served.verdict.json`` where the drafts were served.
         check: what it is measured on and has to reach.
         overwrite: OUT and its reports may be replaced; an OUT that is there survives a draft that is not published.
         announce: told what recording will take before it starts.
+        announce_served: told what serving will take before it starts.
         progress: told of each step.
         command_line: for the records.
 
@@ -60,19 +85,30 @@ def quantize_and_check(
     from quark_eagle.quantize.shards import output_bytes
     from quark_eagle.quantize.stage import stage
 
-    output = Path(output)
-    for suffix in ("parity.json", "verdict.json"):
-        refuse_existing(_beside(output, suffix), overwrite=overwrite)
-    _check_source(checkpoint, layout, check, _beside(output, "trace"))
-    needed = output_bytes(checkpoint, plan)
+    job = _Job(
+        checkpoint=checkpoint,
+        output=Path(output),
+        check=check,
+        announce=announce,
+        announce_served=announce_served,
+        progress=progress,
+        command_line=command_line,
+    )
+    for kind in ("", "served.") if check.serve is not None else ("",):
+        refuse_existing(job.beside(f"{kind}parity.json"), overwrite=overwrite)
+        refuse_existing(job.beside(f"{kind}verdict.json"), overwrite=overwrite)
+    _check_source(job, layout)
     checked: Checked | None = None
     try:
         with staged(
-            output, overwrite=overwrite, source=checkpoint.directory, needed_bytes=needed, durable=False
+            job.output,
+            overwrite=overwrite,
+            source=checkpoint.directory,
+            needed_bytes=output_bytes(checkpoint, plan),
+            durable=False,
         ) as staging:
             result = stage(checkpoint, layout, plan, staging, progress, command_line=command_line)
-            trace = _trace(checkpoint, output, check, announce, progress, command_line)
-            checked = _measure(checkpoint, staging, output, trace, result, check, progress, command_line)
+            checked = _measure(job, staging, _trace(job), result)
             if not checked.published:
                 raise _NotPublishedError
     except _NotPublishedError:
@@ -80,33 +116,41 @@ def quantize_and_check(
     return checked
 
 
-def _measure(
-    checkpoint: Checkpoint,
-    staging: Path,
-    output: Path,
-    trace: Path,
-    result: QuantizeResult,
-    check: Check,
-    progress: Progress,
-    command_line: Sequence[str],
-) -> Checked:
-    """Verify and replay what was staged, decide, and write down both."""
+def _measure(job: _Job, staging: Path, trace: Path, result: QuantizeResult) -> Checked:
+    """Verify and replay what was staged, serve it if that is asked for and it may still be published, and decide."""
+    check = job.check
+    comparison = open_comparison(
+        job.checkpoint.directory,
+        staging,
+        trace,
+        num_speculative_tokens=check.num_speculative_tokens,
+        device=check.device,
+        candidate_name=job.output.name,
+    )
+    verification = _verify(staging, job.checkpoint.directory, comparison, job.progress)
+    replayed = _judge(job, comparison.run(command_line=job.command_line, progress=job.progress), verification)
+    served = None
+    if check.serve is not None and check.allows(verification, replayed.verdict):
+        served = _judge(job, _serve(job, staging), verification, kind="served.")
+    return Checked(
+        result=result,
+        verification=verification,
+        replayed=replayed,
+        served=served,
+        trace=trace,
+        published=check.allows(verification, replayed.verdict, None if served is None else served.verdict),
+    )
+
+
+def _judge(job: _Job, report: ParityReport, verification: VerifyReport, kind: str = "") -> Judged:
+    """Write a measurement down, decide, and write that down too."""
     from quark_eagle.documents.base import write_text
     from quark_eagle.parity.gate import gate
     from quark_eagle.parity.verdict import Rules
     from quark_eagle.worth import worth
 
-    rules = check.rules or Rules()
-    report_path, verdict_path = _beside(output, "parity.json"), _beside(output, "verdict.json")
-    comparison = open_comparison(
-        checkpoint.directory,
-        staging,
-        trace,
-        num_speculative_tokens=check.num_speculative_tokens,
-        candidate_name=output.name,
-    )
-    verification = _verify(staging, checkpoint.directory, comparison, progress)
-    report = comparison.run(command_line=command_line, progress=progress)
+    rules = job.check.rules or Rules()
+    report_path, verdict_path = job.beside(f"{kind}parity.json"), job.beside(f"{kind}verdict.json")
     write_text(report_path, report.to_json())
     verdict = gate(
         report,
@@ -114,66 +158,26 @@ def _measure(
         parity=report_path,
         worth=worth(report, margin=rules.margin),
         misread=[finding.subject for finding in verification.errors],
-        command_line=command_line,
+        command_line=job.command_line,
     )
     write_text(verdict_path, verdict.to_json())
-    return Checked(
-        result=result,
-        verification=verification,
-        report=report,
-        verdict=verdict,
-        report_path=report_path,
-        verdict_path=verdict_path,
-        trace=trace,
-        published=check.allows(verification, verdict),
+    return Judged(report=report, verdict=verdict, report_path=report_path, verdict_path=verdict_path)
+
+
+def _serve(job: _Job, staging: Path) -> ParityReport:
+    """Both drafts in a real engine."""
+    assert job.check.serve is not None
+    comparison = open_served(
+        (job.checkpoint.directory, staging),
+        job.check.serve,
+        num_speculative_tokens=job.check.num_speculative_tokens,
+        candidate_name=job.output.name,
     )
+    job.announce_served(comparison)
+    return comparison.run(command_line=job.command_line, progress=job.progress)
 
 
-def open_comparison(
-    baseline: Path,
-    candidate: Path,
-    trace: Path,
-    *,
-    num_speculative_tokens: int = 3,
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto",
-    walk_only: bool = False,
-    draft_sample_method: Literal["greedy", "probabilistic"] = "greedy",
-    candidate_name: str | None = None,
-) -> Comparison:
-    """A comparison in which the candidate computes what the engine would make of its files.
-
-    `parity` goes by tensors; which of them the engine casts on loading is for `deploy` to say. See
-    `quark_eagle.parity.compare.Comparison.open` for arguments and errors; ``baseline`` may be a file of stored counts.
-    """
-    from quark_eagle.checkpoint.layout import Eagle3Layout
-    from quark_eagle.checkpoint.reader import Checkpoint
-    from quark_eagle.deploy.miscast import miscast_weights
-    from quark_eagle.parity.compare import Comparison
-    from quark_eagle.trace.target_trace import TargetTrace
-
-    checkpoint = Checkpoint.open(candidate)
-    weights = miscast_weights(checkpoint, TargetTrace.open(trace).target.num_hidden_layers)
-    slots = Eagle3Layout.of(checkpoint).slots
-    return Comparison.open(
-        baseline,
-        candidate,
-        trace,
-        num_speculative_tokens=num_speculative_tokens,
-        dtype=dtype,
-        walk_only=walk_only,
-        draft_sample_method=draft_sample_method,
-        miscast=[slots[name].canonical.removesuffix(".weight") for name in weights],
-        candidate_name=candidate_name,
-    )
-
-
-def _beside(output: Path, suffix: str) -> Path:
-    """``OUT.suffix`` in the directory of OUT."""
-    resolved = output.absolute()
-    return resolved.with_name(f"{resolved.name}.{suffix}")
-
-
-def _check_source(checkpoint: Checkpoint, layout: Eagle3Layout, check: Check, recorded: Path) -> None:
+def _check_source(job: _Job, layout: Eagle3Layout) -> None:
     """See before the long part that there is something to measure on, and that the BF16 draft fits it.
 
     Raises:
@@ -183,41 +187,38 @@ def _check_source(checkpoint: Checkpoint, layout: Eagle3Layout, check: Check, re
     from quark_eagle.errors import UsageError
     from quark_eagle.trace.target_trace import TRACE_NAME, TargetTrace
 
+    check, recorded = job.check, job.beside("trace")
     if (check.target is None) == (check.trace is None):
         raise UsageError("Either --target or --trace says what the draft is measured on. Give one of them.")
     if check.trace is not None:
-        TargetTrace.open(check.trace).require_fits(layout, checkpoint)
+        TargetTrace.open(check.trace).require_fits(layout, job.checkpoint)
     elif (recorded / TRACE_NAME).exists():
         raise UsageError(f"{recorded}: was recorded before. Measure on it with --trace {recorded}, or remove it.")
 
 
-def _trace(
-    checkpoint: Checkpoint,
-    output: Path,
-    check: Check,
-    announce: Callable[[Estimate], None],
-    progress: Progress,
-    command_line: Sequence[str],
-) -> Path:
-    """The trace to measure on, recorded first if a target was given."""
+def _trace(job: _Job) -> Path:
+    """The trace to measure on; recorded first if a target was given, and anchored if the draft was served along."""
+    check = job.check
     if check.trace is not None:
         return check.trace
+    from quark_eagle.parity.anchor import anchor
     from quark_eagle.trace.prompts import PromptSet
     from quark_eagle.trace.recording import record
 
     assert check.target is not None  # _check_source
-    recorded = _beside(output, "trace")
-    record(
+    recorded = record(
         check.target,
-        checkpoint,
-        PromptSet.load(None, "parity"),
-        recorded,
+        job.checkpoint,
+        PromptSet.load(None, "parity").limited(check.limit),
+        job.beside("trace"),
         check.options,
-        progress=progress,
-        announce=announce,
-        command_line=command_line,
+        progress=job.progress,
+        announce=job.announce,
+        command_line=job.command_line,
     )
-    return recorded
+    if recorded.served is not None:
+        anchor(recorded, job.checkpoint.directory, job.progress)
+    return recorded.directory
 
 
 def _verify(staging: Path, source: Path, comparison: Comparison, progress: Progress) -> VerifyReport:

@@ -16,12 +16,16 @@ from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.documents.parity import ParityReport
 from quark_eagle.errors import TraceMismatchError, UsageError
+from quark_eagle.opening import open_comparison
 from quark_eagle.parity.verdict import Rules, judge
-from quark_eagle.pipeline import open_comparison, quantize_and_check
+from quark_eagle.pipeline import quantize_and_check
 from quark_eagle.quantize.plan import QuantPlan
 from quark_eagle.quantize.scheme import PTPC_FP8
+from quark_eagle.serve_options import ServeOptions
+from quark_eagle.trace.target_trace import TargetTrace
 from tests.parity.test_compare import to_fp8
 from tests.quantize.test_quark_backend import quantize_with_quark
+from tests.reports import AT_PAR, served_report
 from tests.tiny import write_tiny_draft
 from tests.tiny_trace import write_tiny_trace
 
@@ -151,9 +155,12 @@ def test_a_trace_of_another_target_is_refused_before_the_work(
 def test_a_target_is_recorded_beside_the_output_and_kept(
     pair: tuple[Path, Path], tmp_path: Path, staging_with: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def record(target: str, draft: Checkpoint, prompts: object, output: Path, *rest: object, **extra: object) -> None:
+    def record(
+        target: str, draft: Checkpoint, prompts: object, output: Path, *rest: object, **extra: object
+    ) -> TargetTrace:
         assert target == "some-target"
         shutil.copytree(pair[1], output)
+        return TargetTrace.open(output)
 
     monkeypatch.setattr("quark_eagle.trace.recording.record", record)
     checked = run(pair[0], tmp_path / "out", target="some-target")
@@ -214,3 +221,51 @@ def test_quarks_own_export_collapses_in_the_replay_of_what_vllm_makes_of_it(
     assert comparison.sides[1].miscast == ("fc",)
     report = comparison.run()
     assert judge(report).outcome == "fail"
+
+
+def served_as(monkeypatch: pytest.MonkeyPatch, report: ParityReport) -> list[tuple[Path, Path]]:
+    """Lets an engine have counted this; the pairs of drafts that it was asked about."""
+    asked: list[tuple[Path, Path]] = []
+
+    def open_served(drafts: tuple[Path, Path], serve: ServeOptions, **options: object) -> Any:
+        asked.append(drafts)
+        return SimpleNamespace(run=lambda **options: report)
+
+    monkeypatch.setattr(pipeline, "open_served", open_served)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("counts", "outcome", "published", "exit_code"),
+    [(AT_PAR, "pass", True, 0), ((28, 30) * 40, "fail", False, 3), ((0, 28, 0, 20) * 4, "inconclusive", True, 0)],
+)
+def test_a_loss_that_only_serving_shows_is_not_published(
+    pair: tuple[Path, Path],
+    tmp_path: Path,
+    staging_with: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    counts: Any,
+    outcome: str,
+    published: bool,
+    exit_code: int,
+) -> None:
+    asked = served_as(monkeypatch, served_report(counts))
+    checked = run(pair[0], tmp_path / "out", trace=pair[1], serve=ServeOptions(target="t"))
+    assert checked.replayed.verdict.outcome == "pass"
+    assert checked.served is not None
+    assert checked.served.verdict.outcome == outcome
+    assert (checked.published, checked.exit_code) == (published, exit_code)
+    assert (tmp_path / "out.served.parity.json").is_file()
+    assert (tmp_path / "out.served.verdict.json").is_file()
+    assert [drafts[0] for drafts in asked] == [Checkpoint.open(pair[0]).directory]
+    assert checked.to_json()["served"]["verdict"]["outcome"] == outcome
+
+
+def test_what_replay_refuses_is_not_served(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_stage(monkeypatch, NAIVE)
+    trust_the_files(monkeypatch)
+    asked = served_as(monkeypatch, served_report(AT_PAR))
+    checked = run(pair[0], tmp_path / "out", trace=pair[1], serve=ServeOptions(target="t"))
+    assert (checked.served, asked, checked.exit_code) == (None, [], 3)

@@ -4,7 +4,7 @@ import pytest
 
 from quark_eagle.documents.parity import ParityReport, StepBytes
 from quark_eagle.errors import UsageError
-from quark_eagle.pipeline import open_comparison
+from quark_eagle.opening import open_comparison
 from quark_eagle.worth import PUBLISHED_GAIN, worth
 from tests.tiny import write_tiny_draft
 from tests.tiny_trace import write_tiny_trace

@@ -9,7 +9,7 @@ Paths are relative, with forward slashes, and sorted, so the directory's own nam
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -125,3 +125,13 @@ def digest(path: Path, advance: Callable[[int], None] | None = None) -> FileDige
             if advance is not None:
                 advance(len(piece))
     return FileDigest(size_bytes=size, sha256=sha256.hexdigest())
+
+
+def sha256_of_weights(directory: Path, shards: Iterable[str]) -> str:
+    """The identity of a draft's weights: of its safetensors files, in the order of their names; reads every byte."""
+    return sha256_of_shards((shard, digest(directory / shard).sha256) for shard in shards)
+
+
+def sha256_of_shards(shards: Iterable[tuple[str, str]]) -> str:
+    """The same from the files' names and hashes."""
+    return hashlib.sha256("".join(f"{name} {sha256}\n" for name, sha256 in shards).encode()).hexdigest()

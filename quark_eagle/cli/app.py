@@ -17,6 +17,8 @@ from typer.core import TyperCommand, TyperGroup
 from quark_eagle.cli.exit_codes import run
 
 COMMANDS = {
+    "doctor": "Say what this machine has for the job, and what it lacks.",
+    "recipe": "Print how to serve a target with a draft, and why so.",
     "inspect": "Show what a draft is and what FP8 would do with it.",
     "quantize": "Make an FP8 draft with AMD Quark: whole or not at all.",
     "verify": "Say what an engine will do with every module of a checkpoint.",
@@ -24,16 +26,20 @@ COMMANDS = {
     "parity": "Count what two drafts get accepted on that path.",
     "gate": "Decide whether the FP8 draft may ship; the exit code says.",
     "explain": "Show where acceptance was lost, down to the tokens.",
+    "throughput": "Measure tokens per second with no draft, BF16 and FP8.",
     "plan-prompts": "Say how many conversations a margin needs.",
 }
 """Every command and its line in `quark-eagle --help`, in the order of the work."""
+
+NEEDS_NO_ARGUMENT = {"doctor"}
+"""Commands that have an answer when nothing is given; the others print their help."""
 
 
 def command(name: str) -> TyperCommand:
     """The Typer command made of the function of its name in `quark_eagle.cli.<name>`."""
     function = name.replace("-", "_")
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
-    single.command(name, short_help=COMMANDS[name], no_args_is_help=True)(
+    single.command(name, short_help=COMMANDS[name], no_args_is_help=name not in NEEDS_NO_ARGUMENT)(
         getattr(import_module(f"quark_eagle.cli.{function}"), function)
     )
     made = typer.main.get_command(single)

@@ -105,9 +105,9 @@ def _contexts(
     """The worst conversations, replayed."""
     from quark_eagle.checkpoint.source import resolve
     from quark_eagle.cli import render
+    from quark_eagle.opening import open_comparison
     from quark_eagle.parity.contexts import show_contexts
     from quark_eagle.parity.measured_with import require_measured
-    from quark_eagle.pipeline import open_comparison
     from quark_eagle.trace.token_text import open_tokenizer, tokenizer_of_target
 
     decode = tokenizer_of_target(report.provenance.target) if tokenizer is None else open_tokenizer(tokenizer)
@@ -131,10 +131,15 @@ def _trace(report: ParityReport) -> Path:
     """Where the report says that its trace is.
 
     Raises:
-        UsageError: it is not there.
+        UsageError: it is not there, or there is none.
     """
     from quark_eagle.errors import UsageError
 
+    if report.provenance.trace is None:
+        raise UsageError(
+            "the report's drafts were served, and a server tells how many of its proposals were accepted, not which "
+            "they were. Leave out --baseline and --candidate; or record a trace, compare on it and explain that report."
+        )
     directory = Path(report.provenance.trace)
     if not directory.is_dir():
         raise UsageError(

@@ -56,6 +56,10 @@ def gate(
     bias: Annotated[
         float | None, typer.Option(help="Bound of replay's error in the change, as a served run measured it.")
     ] = None,
+    require_arch: Annotated[
+        str | None,
+        typer.Option(metavar="ARCH", help="Take only evidence measured there: gfx950 (MI355X), gfx942, sm_90, …"),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the verdict as JSON.")
     ] = None,
@@ -93,7 +97,7 @@ def gate(
     from quark_eagle.worth import worth
 
     _check_usage(evidence, trace, looks, after, (target_step_ms, draft_step_ms), num_speculative_tokens, parity_output)
-    rules = _rules(margin, alpha, category_margin, expect_baseline, looks, bias)
+    rules = _rules(margin, alpha, category_margin, expect_baseline, looks, bias, require_arch)
     files = VerdictFiles(output=output, junit=junit, markdown=markdown)
     measured = Path(evidence[0]) if trace is None else parity_output or DEFAULT_PARITY_OUTPUT
     written = files.named() | ({} if trace is None else {"--parity-output": measured})
@@ -160,8 +164,9 @@ def _rules(
     expect_baseline: float | None,
     looks: int | None,
     bias: float | None,
+    require_arch: str | None,
 ) -> Rules:
-    from quark_eagle.documents.verdict import Bias
+    from quark_eagle.documents.verdict import STATED, Bias
     from quark_eagle.errors import UsageError
     from quark_eagle.parity.verdict import NOT_ANCHORED, Rules
 
@@ -172,8 +177,9 @@ def _rules(
         alpha=alpha,
         category_margin=category_margin,
         looks=1 if looks is None else looks,
-        bias=NOT_ANCHORED if bias is None else Bias(bound=bias, anchored=True, source="as stated with --bias"),
+        bias=NOT_ANCHORED if bias is None else Bias(bound=bias, anchored=True, source=STATED),
         expected_baseline=expect_baseline,
+        require_arch=require_arch,
     )
 
 
@@ -206,7 +212,7 @@ def _evidence(evidence: list[str], trace: Path | None, num_speculative_tokens: i
     if trace is None:
         return ParityReport.read(Path(evidence[0]))
     from quark_eagle.checkpoint.source import resolve
-    from quark_eagle.cli.parity import compare
+    from quark_eagle.cli.replayed_parity import compare
     from quark_eagle.parity.measurement import Settings
 
     # A verdict takes the walk and nothing else; `quark-eagle parity` measures the rest as well.

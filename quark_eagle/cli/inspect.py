@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from quark_eagle.cli import render
-from quark_eagle.cli.options import DraftArg, JsonFlag
+from quark_eagle.cli.options import DraftArg, JsonFlag, RevisionOption
 
 if TYPE_CHECKING:
     from quark_eagle.checkpoint.layout import Eagle3Layout, Flags, Geometry
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 
-def inspect(draft: DraftArg, json_: JsonFlag = False) -> None:
+def inspect(draft: DraftArg, revision: RevisionOption = None, json_: JsonFlag = False) -> None:
     """Show what a draft is: sizes, tensors, what FP8 would do with each, and what a draft step reads.
 
     Reads headers only, so a draft of 6 GB takes no longer than a small one.
@@ -24,10 +24,10 @@ def inspect(draft: DraftArg, json_: JsonFlag = False) -> None:
     """
     from quark_eagle.checkpoint.layout import Eagle3Layout
     from quark_eagle.checkpoint.reader import Checkpoint
-    from quark_eagle.checkpoint.source import resolve
+    from quark_eagle.checkpoint.source import at_revision, resolve
     from quark_eagle.checkpoint.traffic import Footprint
 
-    checkpoint = Checkpoint.open(resolve(draft))
+    checkpoint = Checkpoint.open(resolve(at_revision(draft, revision)))
     layout = Eagle3Layout.of(checkpoint)
     decisions = _decisions(checkpoint, layout)
     quantized = {name for name, decision in decisions.items() if decision.action == "quantize"}

@@ -16,7 +16,9 @@ DraftArg = Annotated[
 CheckpointArg = Annotated[
     Path,
     typer.Argument(
-        metavar="CHECKPOINT", help="Quantized checkpoint directory, as `quantize` writes it.", show_default=False
+        metavar="CHECKPOINT",
+        help="Quantized checkpoint: a directory, as `quantize` writes it, or a Hugging Face id.",
+        show_default=False,
     ),
 ]
 TargetArg = Annotated[
@@ -45,6 +47,33 @@ OutputOption = Annotated[
     Path,
     typer.Option(
         "--output", "-o", metavar="OUT", help="Directory to write: it appears whole or not at all.", show_default=False
+    ),
+]
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--revision",
+        metavar="REV",
+        help="Branch, tag or commit of a Hugging Face id; the same as owner/name@REV.",
+        show_default=False,
+    ),
+]
+VllmPythonOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--vllm-python", metavar="PYTHON", help="Python that has vLLM. By default our own.", show_default=False
+    ),
+]
+TensorParallelOption = Annotated[
+    int | None,
+    typer.Option(
+        "--tensor-parallel-size", "--tp", min=1, metavar="N", help="GPUs of the target. Default: as published."
+    ),
+]
+ReplayDeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device", help="Where drafts are replayed: cpu, cuda (ROCm too), cuda:1; auto is a GPU if there is one."
     ),
 ]
 OverwriteFlag = Annotated[

@@ -5,12 +5,22 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from quark_eagle.cli import render
-from quark_eagle.cli.options import DraftArg, JsonFlag, OptionalTraceOption, OverwriteFlag
+from quark_eagle.cli import served_options as served
+from quark_eagle.cli.options import (
+    DraftArg,
+    JsonFlag,
+    OptionalTraceOption,
+    OverwriteFlag,
+    ReplayDeviceOption,
+    RevisionOption,
+    SpeculativeTokensOption,
+    VllmPythonOption,
+)
 from quark_eagle.quantize.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -19,6 +29,8 @@ if TYPE_CHECKING:
     from quark_eagle.checkpoint.reader import Checkpoint
     from quark_eagle.quantize.plan import QuantPlan
     from quark_eagle.quantize.record import QuantizeResult
+    from quark_eagle.serve_options import ServeOptions
+    from quark_eagle.trace.record_options import RecordOptions
 
 
 def quantize(
@@ -33,6 +45,7 @@ def quantize(
             show_default=False,
         ),
     ] = None,
+    revision: RevisionOption = None,
     scheme: Annotated[Scheme, typer.Option(help="How to quantize, under Quark's own name.")] = Scheme.PTPC_FP8,
     keep: Annotated[
         list[str] | None,
@@ -60,6 +73,26 @@ def quantize(
     publish_anyway: Annotated[
         bool, typer.Option("--publish-anyway", help="Publish in spite of a failed or inconclusive verdict.")
     ] = False,
+    num_speculative_tokens: SpeculativeTokensOption = 3,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="With --target: record N prompts, spread over the categories."),
+    ] = None,
+    device: ReplayDeviceOption = "cpu",
+    engine: Annotated[
+        Literal["transformers", "vllm"],
+        typer.Option(help="What runs the target; vllm also serves both drafts, as the options marked vllm: say."),
+    ] = "transformers",
+    blocks: served.BlocksOption = None,
+    concurrency: served.ConcurrencyOption = None,
+    devices: served.DevicesOption = None,
+    gpu: served.GpuOption = None,
+    tensor_parallel_size: served.TensorParallelOption = None,
+    vllm_option: served.VllmOption = None,
+    vllm_python: VllmPythonOption = None,
+    vllm_bin: served.VllmBinOption = None,
+    ready_seconds: served.ReadySecondsOption = None,
+    trust_remote_code: served.TrustRemoteCodeOption = False,
     overwrite: OverwriteFlag = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done to each tensor, and stop.")
@@ -71,30 +104,48 @@ def quantize(
     LM head, embeddings, norms and vocabulary map are always kept, byte for byte; fc unless --quantize-fc.
     With --trace (or --target) the FP8 draft is measured before it is published, and judged as `gate` would: exit 3
     (fail) or 4 (inconclusive) and no output, unless --publish-anyway.
+    With --engine vllm the whole job is done on the machine that serves: the target answers in vLLM, the BF16 draft
+    beside it anchors replay, and both drafts are served in turn; a loss that only serving shows is a fail too.
     Example: quark-eagle quantize examples/smollm2-135m-eagle3 --output draft-fp8
     """
     from quark_eagle.checked import Check
     from quark_eagle.checkpoint.layout import Eagle3Layout
     from quark_eagle.checkpoint.reader import Checkpoint
-    from quark_eagle.checkpoint.source import resolve
+    from quark_eagle.checkpoint.source import at_revision, resolve
     from quark_eagle.checkpoint.writer import staged
     from quark_eagle.errors import UsageError
     from quark_eagle.parity.verdict import Rules
     from quark_eagle.quantize.plan import QuantPlan, require_quantizable
     from quark_eagle.quantize.shards import output_bytes
     from quark_eagle.quantize.stage import stage
+    from quark_eagle.serve_options import ServeOptions
 
     if output is None and not dry_run:
         raise UsageError(
             "--output: not given, but the quantized draft must go somewhere. Give --output OUT, or --dry-run."
         )
-    if target is not None and trace is not None:
+    serve = ServeOptions(
+        target=target,
+        limit=limit,
+        blocks=blocks,
+        concurrency=concurrency,
+        devices=devices,
+        gpu=gpu,
+        tensor_parallel_size=tensor_parallel_size,
+        vllm_option=vllm_option,
+        vllm_python=vllm_python,
+        vllm_bin=vllm_bin,
+        ready_seconds=ready_seconds,
+        trust_remote_code=trust_remote_code,
+    )
+    _check_engine(engine, serve)
+    if target is not None and trace is not None and engine != "vllm":
         raise UsageError(
             "--target and --trace: only one of them says what to measure on. Give --trace if you have one."
         )
     if publish_anyway and target is None and trace is None:
         raise UsageError("--publish-anyway: nothing is judged without --trace or --target. Leave it out, or give one.")
-    checkpoint = Checkpoint.open(resolve(draft))
+    checkpoint = Checkpoint.open(resolve(at_revision(draft, revision)))
     layout = Eagle3Layout.of(checkpoint)
     plan = QuantPlan.of(layout, scheme, keep or (), quantize_fc)
     require_quantizable(checkpoint, plan)
@@ -104,7 +155,17 @@ def quantize(
         _show_plan(checkpoint, plan, json_)
         return
     if target is not None or trace is not None:
-        check = Check(target=target, trace=trace, rules=Rules(margin=margin), publish_anyway=publish_anyway)
+        check = Check(
+            target=None if trace is not None else target,
+            trace=trace,
+            options=_recording(serve, num_speculative_tokens) if engine == "vllm" else None,
+            limit=limit,
+            num_speculative_tokens=num_speculative_tokens,
+            device=device,
+            serve=serve if engine == "vllm" else None,
+            rules=Rules(margin=margin),
+            publish_anyway=publish_anyway,
+        )
         _quantize_and_check(checkpoint, layout, plan, output, check, overwrite, json_)
         return
     needed = output_bytes(checkpoint, plan)
@@ -129,7 +190,8 @@ def _quantize_and_check(
     overwrite: bool,
     json_: bool,
 ) -> None:
-    from quark_eagle.cli.trace import announce
+    from quark_eagle.cli.served_parity import announce_served
+    from quark_eagle.cli.trace_output import announce
     from quark_eagle.pipeline import quantize_and_check
 
     checked = quantize_and_check(
@@ -140,6 +202,7 @@ def _quantize_and_check(
         check,
         overwrite=overwrite,
         announce=(lambda estimate: None) if json_ else announce,
+        announce_served=announce_served,
         progress=render.progress(quiet=json_),
         command_line=_command_line(),
     )
@@ -151,6 +214,38 @@ def _quantize_and_check(
         for line in checked.sentences():
             render.say(line)
     raise typer.Exit(int(checked.exit_code))
+
+
+def _check_engine(engine: str, serve: ServeOptions) -> None:
+    """See that options of serving come with it, and it with a target.
+
+    Raises:
+        UsageError: they do not.
+    """
+    from quark_eagle.errors import UsageError
+
+    if engine == "vllm" and serve.target is None:
+        raise UsageError("--engine vllm: serves the target, but none was given. Give --target TARGET.")
+    lonely = [option for option in serve.given if option not in ("--target", "--limit")]
+    if engine != "vllm" and lonely:
+        raise UsageError(f"{', '.join(lonely)}: for --engine vllm. Add it, or leave these out.")
+
+
+def _recording(serve: ServeOptions, num_speculative_tokens: int) -> RecordOptions:
+    """How vLLM records, as far as it is said how it serves."""
+    from quark_eagle.trace.record_options import RecordOptions
+    from quark_eagle.trace.vllm_options import VllmOptions, parse_options
+
+    return RecordOptions(
+        trust_remote_code=bool(serve.trust_remote_code),
+        vllm=VllmOptions(
+            python=serve.vllm_python,
+            bin=serve.vllm_bin,
+            tensor_parallel_size=serve.tensor_parallel_size or 1,
+            num_speculative_tokens=num_speculative_tokens,
+            options=parse_options(serve.vllm_option or []),
+        ),
+    )
 
 
 def _show_plan(checkpoint: Checkpoint, plan: QuantPlan, json_: bool) -> None:

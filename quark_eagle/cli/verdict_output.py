@@ -119,7 +119,7 @@ def show_verdict(verdict: Verdict) -> None:
         render.show(render.table(wording.CATEGORY_HEADERS, rows, right=range(1, 5)))
     if verdict.worth is not None:
         render.say(f"\n{verdict.worth.sentence}")
-    render.say("Measured by replay: acceptance only, not latency.")
+    render.say(wording.how_measured(None if verdict.evidence is None else verdict.evidence.provenance))
     command = wording.next_command(verdict)
     if command is not None:
         render.say(f"Next: {command}")

@@ -15,7 +15,7 @@ from quark_eagle.cli.app import app
 from quark_eagle.documents.baseline import BaselineReport
 from quark_eagle.documents.parity import ParityReport
 from quark_eagle.documents.verdict import Verdict
-from quark_eagle.pipeline import open_comparison
+from quark_eagle.opening import open_comparison
 from tests.parity.test_compare import to_fp8
 from tests.reports import AT_PAR, UNCLEAR, WORSE, report
 from tests.tiny import write_tiny_draft
@@ -339,3 +339,11 @@ def test_a_reader_who_leaves_early_does_not_change_the_verdict(reports: Path, fo
         complaint = process.stderr.read()
     assert process.returncode == 3, complaint
     assert b"Traceback" not in complaint
+
+
+def test_evidence_from_another_arch_than_required_exits_with_5_and_says_both(reports: Path) -> None:
+    code, out, err = run(reports / "pass.json", "--require-arch", "gfx950")
+    assert (code, err) == (5, "")
+    assert out.startswith("NOT EVALUATED: ")
+    assert "wanted from gfx950, but the drafts were replayed on x86_64" in out
+    assert "\nPASS" not in out

@@ -126,7 +126,7 @@ def write_sparse(path: Path, draft: TinyDraft) -> None:
 def test_inspect_imports_neither_torch_nor_quark(tiny_draft: Path) -> None:
     code = (
         "import sys; from quark_eagle.cli.inspect import inspect;"
-        f"inspect({str(tiny_draft)!r}, False);"
+        f"inspect({str(tiny_draft)!r}, json_=False);"
         "print([m for m in ('torch', 'quark', 'transformers', 'vllm') if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run(

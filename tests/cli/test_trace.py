@@ -194,3 +194,26 @@ def test_help_shows_an_example_and_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, "torch was imported"
     assert "Example: quark-eagle trace TARGET --draft DRAFT --output TRACE" in done.stdout
+
+
+def test_options_of_vllm_mean_nothing_without_it(pair: tuple[str, str, str], tmp_path: Path) -> None:
+    given = ("--vllm-python", "python3", "--tensor-parallel-size", "4", "--no-anchor", "-k", "4")
+    code, _, err = run(*arguments(pair, tmp_path / "trace", *given))
+    assert code == 2
+    for option in ("--vllm-python", "--tensor-parallel-size", "--no-anchor", "--num-speculative-tokens"):
+        assert f"{option}: means nothing without --engine vllm." in err
+
+
+def test_an_engine_that_is_not_there_is_told(pair: tuple[str, str, str], tmp_path: Path) -> None:
+    """Before anything is loaded, and without a trace of a trace."""
+    missing = ("--engine", "vllm", "--vllm-python", str(tmp_path / "python"))
+    code, _, err = run(*arguments(pair, tmp_path / "trace", *missing))
+    assert code == 2
+    assert "no such program, but an interpreter that has vLLM is needed" in " ".join(err.split())
+    assert not (tmp_path / "trace").exists()
+
+
+def test_an_anchor_needs_a_served_draft(pair: tuple[str, str, str], tmp_path: Path) -> None:
+    code, _, err = run(*arguments(pair, tmp_path / "trace", "--engine", "vllm", "--no-anchor", "-k", "4"))
+    assert code == 2
+    assert "--num-speculative-tokens and --no-anchor: no draft is served" in err

@@ -28,8 +28,8 @@ def commands(demo: ModuleType, tmp_path: Path) -> list[list[str]]:
     return [list(step.command) for step in demo.steps(target=tmp_path, work=tmp_path, prompts=2, tokens=8)]
 
 
-def test_the_demo_shows_every_command(commands: list[list[str]]) -> None:
-    assert {name for _, name, *_ in commands} == set(COMMANDS)
+def test_the_demo_shows_every_command_but_the_one_that_times_a_server(commands: list[list[str]]) -> None:
+    assert {name for _, name, *_ in commands} == set(COMMANDS) - {"throughput"}
 
 
 def test_every_command_of_the_demo_is_understood(commands: list[list[str]]) -> None:
@@ -46,6 +46,16 @@ def test_a_step_reads_what_an_earlier_one_wrote(commands: list[list[str]]) -> No
             assert line[line.index("--trace") + 1] in written
         if "--output" in line:
             written.add(line[line.index("--output") + 1])
+
+
+def test_the_demo_says_what_it_was_not_measured_on(demo: ModuleType, tmp_path: Path) -> None:
+    report = tmp_path / "parity.json"
+    report.write_text('{"provenance": {"arch": "x86_64 AVX2"}}')
+    said = demo.not_measured_on_mi355x(report)
+    assert said.startswith("Measured on x86_64 AVX2, not on MI355X (gfx950)")
+    assert "--require-arch gfx950 refuses this" in said
+    report.write_text('{"provenance": {"arch": "x86_64 AVX512, gfx950"}}')
+    assert demo.not_measured_on_mi355x(report) == ""
 
 
 def test_the_demo_stops_with_the_failing_steps_exit_code(demo: ModuleType, tmp_path: Path) -> None:
