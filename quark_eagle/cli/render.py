@@ -168,3 +168,14 @@ def _columns(unit: Unit) -> list[str | ProgressColumn]:
         [DownloadColumn(), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn(), f"{unit}s"]
     )
     return ["{task.description}", BarColumn(bar_width=24), *counted, TimeElapsedColumn()]
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, to be read and not measured with.
+
+    >>> duration(0.2), duration(42.0), duration(600.0), duration(12_000.0)
+    ('1 s', '42 s', '10 min', '3.3 h')
+    """
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -124,15 +124,6 @@ def announce(estimate: Estimate, num_prompts: int) -> None:
 
     trace, drafts, memory = map(render.size, (estimate.trace_bytes, estimate.draft_bytes, estimate.memory_bytes))
     render.note(
-        f"{num_prompts} prompts: about {duration(estimate.seconds)}. Reads a trace of {trace} and {drafts} of draft "
-        f"weights; needs about {memory} of memory."
+        f"{num_prompts} prompts: about {render.duration(estimate.seconds)}. Reads a trace of {trace} and {drafts} of "
+        f"draft weights; needs about {memory} of memory."
     )
-
-
-def duration(seconds: float) -> str:
-    """A rough length of time.
-
-    >>> duration(3.2), duration(200.0)
-    ('3 s', '3 min')
-    """
-    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"

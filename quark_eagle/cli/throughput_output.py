@@ -26,7 +26,7 @@ def announce(estimate: SweepEstimate, assumed_tpot_ms: float) -> None:
     render.note(
         f"{estimate.num_runs} runs, {estimate.num_requests:,} requests, {estimate.num_output_tokens:,} output tokens, "
         f"{estimate.num_loads} loads of the target. At {assumed_tpot_ms:g} ms for each token of a stream that is about "
-        f"{duration(estimate.seconds)} and the loads; the first run will tell better."
+        f"{render.duration(estimate.seconds)} and the loads; the first run will tell better."
     )
 
 
@@ -37,19 +37,9 @@ def announce_run(run: ThroughputRun, seconds_left: float) -> None:
     tau = "" if run.acceptance is None else f", τ {run.acceptance.mean_acceptance_length:.3f}"
     render.note(
         f"{run.arm}, concurrency {run.concurrency}, repeat {run.repeat}: "
-        f"{run.num_output_tokens / run.duration_seconds:,.1f} output tokens/s{tau}; about {duration(seconds_left)} left"
+        f"{run.num_output_tokens / run.duration_seconds:,.1f} output tokens/s{tau}; "
+        f"about {render.duration(seconds_left)} left"
     )
-
-
-def duration(seconds: float) -> str:
-    """A rough length of time.
-
-    >>> duration(42.0), duration(600.0), duration(12_000.0)
-    ('42 s', '10 min', '3.3 h')
-    """
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def show_report(report: ThroughputReport) -> None:

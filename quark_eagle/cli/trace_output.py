@@ -23,19 +23,8 @@ def announce(estimate: Estimate) -> None:
     render.note(
         f"{left}: {estimate.prompt_tokens} tokens to read and up to {estimate.max_new_tokens} to write, in "
         f"{estimate.dtype}, {estimate.batch_size} at a time. At most {render.size(estimate.size_bytes)} and about "
-        f"{_duration(estimate.seconds)}."
+        f"{render.duration(estimate.seconds)}."
     )
-
-
-def _duration(seconds: float) -> str:
-    """A time to wait, to be read and not measured with.
-
-    >>> _duration(4.2), _duration(95), _duration(7500)
-    ('4 s', '2 min', '2.1 h')
-    """
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def show_trace(trace: TargetTrace) -> None:

@@ -6,23 +6,19 @@ found for vllm``), and of any console script the interpreter is in its first lin
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from quark_eagle.errors import EngineError, UsageError
+from quark_eagle.errors import UsageError
 from quark_eagle.serving import engine_probe
+from quark_eagle.serving.asking import ask
 
-_PROBE_SECONDS = 300.0
-_LAST_LINES = 12
 # `#!/opt/venv/bin/python3`, or what installers write where that line would be too long or hold a space:
 # `#!/bin/sh` and then `'''exec' "/opt/a venv/bin/python3" "$0" "$@"`.
 _SHEBANG = re.compile(
@@ -110,28 +106,8 @@ class Engine:
 
 @cache
 def _ask(python: Path, environment: tuple[tuple[str, str], ...]) -> EngineVersion:
-    try:
-        answered = subprocess.run(
-            [str(python), engine_probe.__file__],
-            env={**os.environ, **dict(environment)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_PROBE_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise EngineError(f"{python}: vLLM could not be asked for its version ({error}).") from error
-    lines = answered.stdout.strip().splitlines()
-    if answered.returncode or not lines:
-        last = "\n".join((answered.stderr or answered.stdout).strip().splitlines()[-_LAST_LINES:])
-        raise EngineError(
-            f"{python}: importing vLLM there ended with {answered.returncode}, but an engine is needed. "
-            f"Its last lines:\n{last}\n"
-            "Name an interpreter that has vLLM with --vllm-python, or its console script with --vllm-bin."
-        )
-    said: dict[str, Any] = json.loads(lines[-1])
+    advice = "Name an interpreter that has vLLM with --vllm-python, or its console script with --vllm-bin."
+    said = ask([str(python), engine_probe.__file__], "for its version of vLLM", advice, dict(environment))
     return EngineVersion(**said)
 
 

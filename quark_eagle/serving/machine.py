@@ -6,19 +6,14 @@ that we do not have is a value in a test.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quark_eagle.errors import EngineError
 from quark_eagle.serving import doctor_probe
-
-_PROBE_SECONDS = 300.0  # torch's first import on a cold network disk
-_LAST_LINES = 12
+from quark_eagle.serving.asking import ask
 
 GPU_ARCHES = {
     "mi355x": "gfx950",
@@ -100,25 +95,8 @@ class Machine:
             EngineError: that Python could not be asked.
         """
         executable = str(python or sys.executable)
-        try:
-            asked = subprocess.run(
-                [executable, doctor_probe.__file__, str(disk or Path.cwd())],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_PROBE_SECONDS,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise EngineError(
-                f"{executable}: could not be asked what it has ({error}). Check --vllm-python."
-            ) from error
-        lines = asked.stdout.strip().splitlines()
-        if asked.returncode or not lines:
-            last = "\n".join(asked.stderr.strip().splitlines()[-_LAST_LINES:])
-            raise EngineError(f"{executable}: asked what it has, it ended with {asked.returncode}:\n{last}")
-        return cls.of(executable, json.loads(lines[-1]))
+        command = [executable, doctor_probe.__file__, str(disk or Path.cwd())]
+        return cls.of(executable, ask(command, "what it has", "Check --vllm-python."))
 
     @classmethod
     def of(cls, executable: str, facts: Mapping[str, Any]) -> Machine:

@@ -59,7 +59,7 @@ def test_what_is_not_there_is_refused(tmp_path: Path, option: str) -> None:
 
 def test_a_python_without_vllm_is_told_from_its_last_words(tmp_path: Path) -> None:
     bare = script(tmp_path, f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')
-    with pytest.raises(EngineError, match=r"(?s)importing vLLM there ended with 1.*No module named.*--vllm-python"):
+    with pytest.raises(EngineError, match=r"(?s)its version of vLLM, it ended with 1.*No module.*--vllm-python"):
         Engine(python=bare).version()
 
 

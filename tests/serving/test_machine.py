@@ -148,5 +148,5 @@ def test_a_python_that_ends_badly_is_quoted(tmp_path: Path) -> None:
     fake = tmp_path / "python"
     fake.write_text("#!/bin/sh\necho 'no module named encodings' >&2\nexit 7\n")
     fake.chmod(0o755)
-    with pytest.raises(EngineError, match=r"it ended with 7:\nno module named encodings"):
+    with pytest.raises(EngineError, match=r"it ended with 7\. Its last lines:\nno module named encodings"):
         Machine.read(fake)
