@@ -23,7 +23,7 @@ COMMANDS = {
     "quantize": "Make an FP8 draft with AMD Quark: whole or not at all.",
     "verify": "Say what an engine will do with every module of a checkpoint.",
     "trace": "Run the target once; keep its path and hidden states.",
-    "parity": "Count what two drafts get accepted on that path.",
+    "parity": "Count what two drafts get accepted, replayed or served.",
     "gate": "Decide whether the FP8 draft may ship; the exit code says.",
     "explain": "Show where acceptance was lost, down to the tokens.",
     "throughput": "Measure tokens per second with no draft, BF16 and FP8.",

@@ -39,7 +39,7 @@ _MEANINGS = {
     ExitCode.NO: "the answer is no: `verify` found it broken, `doctor` that it will not do here, `trace` that replay "
     "is not what was served, or `gate` or `quantize` a loss beyond the margin",
     ExitCode.INCONCLUSIVE: "inconclusive: too little was measured to decide; it says how many prompts would",
-    ExitCode.FAILED: "could not be evaluated: unusable input, a dead baseline, a full disk",
+    ExitCode.FAILED: "could not be evaluated: unusable input, a dead baseline, an engine that dies, a full disk",
     ExitCode.INTERRUPTED: "interrupted (SIGINT, Ctrl-C): cleaned up",
     ExitCode.TERMINATED: "terminated (SIGTERM): cleaned up",
 }

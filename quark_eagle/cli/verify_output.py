@@ -71,7 +71,7 @@ def _show_live(report: LiveReport) -> None:
     beside = f"{target} itself" if report.real_target else f"a stand-in for {target or 'its target'}"
     layers = f" ({live.num_target_layers} layers)" if live.num_target_layers else ""
     compared = _compared(report.foretold)
-    render.say(f"{report.foretold.directory} in vLLM {live.vllm}, beside {beside}{layers}{compared}\n")
+    render.say(f"{report.foretold.directory} in vLLM {live.vllm} on {live.arch}, beside {beside}{layers}{compared}\n")
     if live.parameters:
         columns = ["parameter", "dtype", "shape", "scale", "sha256", "filled from", "status"]
         subjects = {finding.subject for finding in report.errors}

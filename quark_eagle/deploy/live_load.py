@@ -90,6 +90,7 @@ class LiveLoad:
 
     Attributes:
         vllm: its version.
+        arch: of the machine that it ran on.
         num_target_layers: as it told the draft; None if it did not come so far.
         parameters: by runtime name; empty if the draft was refused.
         placements: where each tensor of the file went, in the order of reading; nowhere if empty.
@@ -99,6 +100,7 @@ class LiveLoad:
     """
 
     vllm: str
+    arch: str
     num_target_layers: int | None
     parameters: Mapping[str, LiveParameter]
     placements: Mapping[str, tuple[Placement, ...]]
@@ -127,6 +129,7 @@ class LiveLoad:
         }
         return cls(
             vllm=answer["vllm"],
+            arch=answer["arch"],
             num_target_layers=answer["num_target_layers"],
             parameters=parameters,
             placements=placements,

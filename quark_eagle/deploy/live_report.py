@@ -56,6 +56,7 @@ class LiveReport:
         document = self.foretold.to_json()
         live = {
             "vllm": self.live.vllm,
+            "arch": self.live.arch,
             "target": str(self.target) if self.target else None,
             "real_target": self.real_target,
             "num_target_layers": self.live.num_target_layers,

@@ -47,6 +47,11 @@ def _against(report: ParityReport) -> str | None:
             f"The anchor is of a draft with weights {anchor.draft_weights_sha256[:12]}…, but the baseline's are "
             f"{report.baseline.weights_sha256[:12]}…. {HOW}"
         )
+    if anchor.num_speculative_tokens != report.num_speculative_tokens:
+        return (
+            f"The anchor was served at k = {anchor.num_speculative_tokens}, but k = {report.num_speculative_tokens} "
+            f"was replayed. Measure with -k {anchor.num_speculative_tokens}, or record with the other k. {HOW}"
+        )
     if not anchor.matches:
         return (
             f"The anchor does not hold: {anchor.in_words}. They differ by {anchor.difference:.1%}, and more than "

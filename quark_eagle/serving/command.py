@@ -46,7 +46,7 @@ class ServeCommand:
         speculative: what else goes into the speculative config, such as ``attention_backend``.
         dtype: of the target and of the draft's high-precision parameters; "auto" is the checkpoint's.
         prefix_caching: off, because an answer must not depend on what was asked before.
-        per_request_metrics: ask vLLM (0.30 and later) for what every round accepted (``detailed``).
+        per_request_metrics: ask vLLM (0.29 and later) for what every round accepted (``detailed``).
         served_model_name: what the server calls the target; None is the target's own name.
         trust_remote_code: lets vLLM run Python that the target's directory brings along.
         options: further flags as on the command line, ``{"--max-model-len": 4096, "--enforce-eager": True}``.

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from quark_eagle.cli.app import app
 from quark_eagle.trace.target_trace import TargetTrace
+from tests.parity.test_anchor import fitting
 from tests.tiny import write_tiny_draft
 from tests.tiny_target import VOCAB, write_prompts, write_tiny_target
 
@@ -217,3 +218,18 @@ def test_an_anchor_needs_a_served_draft(pair: tuple[str, str, str], tmp_path: Pa
     code, _, err = run(*arguments(pair, tmp_path / "trace", "--engine", "vllm", "--no-anchor", "-k", "4"))
     assert code == 2
     assert "--num-speculative-tokens and --no-anchor: no draft is served" in err
+
+
+@pytest.mark.parametrize(("difference", "exit_code"), [(0.009, 0), (0.011, 3)])
+def test_a_trace_on_which_replay_is_not_what_was_served_exits_with_no(
+    pair: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: float, exit_code: int
+) -> None:
+    """Recorded by transformers, as if vLLM had done it: what is tested is what becomes of a mismatch."""
+    run(*arguments(pair, tmp_path / "trace"))
+    recorded = TargetTrace.open(tmp_path / "trace")
+    monkeypatch.setattr("quark_eagle.trace.recording.record", lambda *given, **options: recorded)
+    monkeypatch.setattr("quark_eagle.parity.anchor.anchor", lambda *given: fitting(difference=difference))
+    code, _, err = run(*arguments(pair, tmp_path / "another", "--engine", "vllm"))
+    assert code == exit_code
+    assert ("no verdict can stand on this trace" in err) == (exit_code == 3)
+    assert ("Next: quark-eagle parity" in err) == (exit_code == 0)

@@ -127,6 +127,7 @@ def test_an_anchored_trace_gates_and_its_bound_is_allowed_for() -> None:
     [
         ({"trace_sha256": "c" * 64}, "belongs to another trace"),
         ({"draft_weights_sha256": "c" * 64}, "of a draft with weights cccccccccccc…"),
+        ({"num_speculative_tokens": 6}, r"served at k = 6, but k = 3 was replayed"),
         ({"difference": 0.03}, r"does not hold: .* They differ by 3.0%"),
     ],
 )

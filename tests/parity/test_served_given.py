@@ -69,7 +69,7 @@ def test_what_given_servers_cannot_be_asked_is_said(comparison: ServedComparison
 
 
 def test_a_server_without_an_account_of_its_rounds_is_read_piece_by_piece(comparison: ServedComparison) -> None:
-    """As vLLM before 0.30: both roads count the same rounds."""
+    """As vLLM before 0.29: both roads count the same rounds."""
 
     def silent(reply: Reply) -> None:
         if reply.path == COMPLETIONS:

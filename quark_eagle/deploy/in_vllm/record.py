@@ -15,6 +15,7 @@ re-quantizes weights for the kernels of one device, after which nothing can be c
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -47,8 +48,8 @@ class Record:
     tensors: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As one JSON object."""
-        return asdict(self)
+        """As one JSON object, with the arch that all of it happened on."""
+        return asdict(self) | {"arch": _arch()}
 
 
 @contextmanager
@@ -139,6 +140,17 @@ class _Copies(TorchDispatchMode):
         first = (target.data_ptr() - whole.data_ptr()) // row_bytes
         place = {"parameter": parameter, "row": first, "rows": max(1, _num_bytes(target) // row_bytes)}
         self.tensors[name].append(place)
+
+
+def _arch() -> str:
+    """``gfx950`` (ROCm says ``gfx950:sramecc+:xnack-``), ``sm_90``, and ``x86_64 AVX2`` where vLLM has no GPU."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu() or not torch.cuda.is_available():
+        return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    found = torch.cuda.get_device_properties(0)
+    gcn = getattr(found, "gcnArchName", "")
+    return gcn.split(":")[0] if gcn else f"sm_{found.major}{found.minor}"
 
 
 def _owner(tensor: torch.Tensor, owners: Iterable[tuple[str, torch.Tensor]]) -> str | None:
