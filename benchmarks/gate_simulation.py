@@ -9,9 +9,10 @@ is exactly −margin, neither answer is right: passes and fails are errors, and 
 lost, passes at the number of conversations that `plan-prompts` asks for are its power: 80 % at least.
 
 The population is fitted to a measured report; by default to one of the demo pair's, of 64 prompts, whose moments stand
-below. Rows without a bar are there to be known: numbers from which the gate refuses to decide, categories, a loss that
-is harsher than rounding to FP8 makes, and looking twice without saying so. A bar is met if the share is within three
-standard errors of the simulation. Exits with 1 if one is missed.
+below. Served rows serve its conversations in three blocks (`simulated_serving.py`), whose passes differ by 0.3 %. Rows
+without a bar are there to be known: numbers from which the gate refuses to decide, categories, a loss that is harsher
+than rounding to FP8 makes, noise of single answers, which a served interval counts twice, and looking twice without
+saying so. A bar is met if the share is within three standard errors of the simulation. Exits with 1 if one is missed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from many_intervals import intervals
+from simulated_serving import Served, Serving, serve
+from simulated_serving import conversations as served_conversations
 from simulated_walks import IntArray, Population, conversations, fit, simulate
 
 from quark_eagle.documents.parity import ParityReport
@@ -54,6 +57,7 @@ class Row:
 
     Attributes:
         looks: at equal steps, the last at all conversations; `alpha` is of each look's tails.
+        serving: None where the drafts are replayed.
         bar: the errors that are at most alpha, the power that is at least 80 %, or none.
     """
 
@@ -65,6 +69,7 @@ class Row:
     looks: int = 1
     alpha: float = ALPHA
     bar: Literal["errors", "power"] | None = None
+    serving: Serving | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +108,7 @@ def rows(population: Population) -> Iterator[Row]:
         deviation = population.deviation(aimed, 200_000)
         margin = plan(deviation, aimed, 0.0, margin=0.01, alpha=ALPHA).detectable_margin
         asked = plan(deviation, aimed, 0.0, margin=margin, alpha=ALPHA).num_if_unchanged
+        assert asked is not None
         yield Row(
             name=f"as planned for {margin:.2%}",
             population=population,
@@ -111,6 +117,44 @@ def rows(population: Population) -> Iterator[Row]:
             margin=margin,
             bar="power",
         )
+    yield from served_rows(population)
+
+
+def served_rows(population: Population) -> Iterator[Row]:
+    """The part of the table that is served."""
+    passes = Serving()
+    for n in (64, 200, 330):
+        yield Row(
+            name=f"served, {n}",
+            population=population,
+            num_conversations=n,
+            change=-0.01,
+            bar="errors",
+            serving=passes,
+        )
+    deviation = population.deviation(200, 200_000)
+    planned = partial(plan, deviation, 200, 0.0, alpha=ALPHA, noise=passes.noise)
+    margin = planned(margin=0.01).detectable_margin
+    asked = planned(margin=margin).num_if_unchanged
+    assert asked is not None
+    yield Row(
+        name=f"served, as planned for {margin:.2%}",
+        population=population,
+        num_conversations=asked,
+        change=0.0,
+        margin=margin,
+        bar="power",
+        serving=passes,
+    )
+    answers = Serving(of_pass=0.0, of_answer=deviation)
+    for change in (-0.01, 0.0):
+        yield Row(
+            name="served, noise of answers alone",
+            population=population,
+            num_conversations=200,
+            change=change,
+            serving=answers,
+        )
 
 
 def run(row: Row, sets: int, seed: int) -> Outcome:
@@ -118,22 +162,30 @@ def run(row: Row, sets: int, seed: int) -> Outcome:
     rng = np.random.default_rng(seed)
     n = row.num_conversations
     counts, categories = simulate(row.population, row.population.shift_of(row.change, n), n, sets, rng)
+    served = None if row.serving is None else serve(counts, row.serving, rng, num_first=SEEN_TO)
+    counts = counts if served is None else served.counts
     bca, verdict = np.zeros(sets, np.int64), np.zeros(sets, np.int64)
     for look in range(1, row.looks + 1):
         seen = np.arange(n) % row.looks < look  # prompts are added in the same mix
-        first, second = decide(row, counts[:, seen], categories[seen])
+        first, second = decide(row, counts[:, seen], categories[seen], served)
         bca = np.where(bca == 0, first, bca)  # looked at again only while undecided
         verdict = np.where(verdict == 0, np.where(first == second, first, 0), verdict)
     return Outcome(sets=sets, bca=shares(bca), verdict=shares(verdict))
 
 
-def decide(row: Row, counts: IntArray, categories: IntArray) -> tuple[Sides, Sides]:
+def decide(row: Row, counts: IntArray, categories: IntArray, served: Served | None) -> tuple[Sides, Sides]:
     """On which side of the margin each data set's two intervals lie."""
     confidence = 1 - 2 * row.alpha
     strata = conversations(counts[0], categories).strata
-    both = intervals(counts, strata, confidence, NUM_RESAMPLES)
+    by_block = None if served is None else served.by_block
+    both = intervals(counts, strata, confidence, NUM_RESAMPLES, by_block=by_block)
     for place in range(min(SEEN_TO, len(counts))):
-        found = paired_difference(conversations(counts[place], categories), confidence, num_resamples=NUM_RESAMPLES)
+        one = (
+            conversations(counts[place], categories)
+            if served is None
+            else served_conversations(served.first[place], strata)
+        )
+        found = paired_difference(one, confidence, num_resamples=NUM_RESAMPLES)
         assert found is not None
         for ends, interval in zip(both, (found.interval, found.second_interval), strict=True):
             assert interval is not None

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 from scipy.stats import t
 
-from quark_eagle.parity.paired import change, expanded
+from quark_eagle.parity.bca import expanded
+from quark_eagle.parity.paired import change
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -23,7 +24,12 @@ _SETS_AT_ONCE = 200
 
 
 def intervals(
-    counts: IntArray, strata: IntArray, confidence: float, num_resamples: int, seed: int = 0
+    counts: IntArray,
+    strata: IntArray,
+    confidence: float,
+    num_resamples: int,
+    seed: int = 0,
+    by_block: IntArray | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """(BCa, delta method) of every data set, each [sets, 2].
 
@@ -33,6 +39,7 @@ def intervals(
         confidence: of the two-sided intervals.
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
+        by_block: [sets, B, 4], totals over all conversations; None where the drafts were replayed.
     """
     multiplicities = np.concatenate(list(_multiplicities(strata, num_resamples, seed)))  # [resamples, C]
     level = expanded(confidence, len(strata), len(np.unique(strata)))
@@ -40,7 +47,11 @@ def intervals(
         _bca(counts[start : start + _SETS_AT_ONCE], strata, level, multiplicities)
         for start in range(0, len(counts), _SETS_AT_ONCE)
     ]
-    return np.concatenate(found), _delta(counts, strata, confidence)
+    noise = None if by_block is None else _noise(by_block)
+    bootstrapped = np.concatenate(found)
+    if noise is not None:
+        bootstrapped = _widened(bootstrapped, change(counts.sum(axis=1)), *noise, confidence)
+    return bootstrapped, _delta(counts, strata, confidence, noise)
 
 
 def _multiplicities(strata: IntArray, num_resamples: int, seed: int) -> Iterator[npt.NDArray[np.float32]]:
@@ -77,7 +88,24 @@ def _bca(counts: IntArray, strata: IntArray, confidence: float, multiplicities: 
     return np.stack(ends, axis=1)
 
 
-def _delta(counts: IntArray, strata: IntArray, confidence: float) -> FloatArray:
+def _noise(by_block: IntArray) -> tuple[FloatArray, int]:
+    """The squared standard error that serving adds to log(1 + change), [sets], and its degrees of freedom."""
+    logs = np.log(by_block[..., ::2] / by_block[..., 1::2])  # [sets, B, arms]
+    num_blocks = logs.shape[1]
+    variance: FloatArray = logs.var(axis=1, ddof=1).sum(axis=1) / num_blocks  # of two means of B
+    return variance, 2 * (num_blocks - 1)
+
+
+def _widened(
+    ends: FloatArray, estimate: FloatArray, variance: FloatArray, freedom: int, confidence: float
+) -> FloatArray:
+    centre, floor = np.log1p(estimate), t.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance)
+    reach = np.hypot(np.log1p(ends) - centre[:, None], floor[:, None])
+    result: FloatArray = np.expm1(centre[:, None] + reach * [-1, 1])
+    return result
+
+
+def _delta(counts: IntArray, strata: IntArray, confidence: float, noise: tuple[FloatArray, int] | None) -> FloatArray:
     totals = counts.sum(axis=1)
     shares = counts / totals[:, None]
     influence = shares[..., 2] - shares[..., 3] - shares[..., 0] + shares[..., 1]
@@ -85,7 +113,10 @@ def _delta(counts: IntArray, strata: IntArray, confidence: float) -> FloatArray:
     for stratum in np.unique(strata):
         own = influence[:, strata == stratum]
         variance += own.shape[1] * own.var(axis=1, ddof=1)
-    freedom = counts.shape[1] - len(np.unique(strata))
+    freedom: FloatArray | int = counts.shape[1] - len(np.unique(strata))
+    if noise is not None:  # Satterthwaite
+        freedom = (variance + noise[0]) ** 2 / (variance**2 / freedom + noise[0] ** 2 / noise[1])
+        variance = variance + noise[0]
     half = np.sqrt(variance) * t.ppf((1 + confidence) / 2, freedom)
     centre = np.log1p(change(totals))
     ends: FloatArray = np.expm1(np.stack([centre - half, centre + half], axis=1))

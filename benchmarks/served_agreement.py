@@ -29,10 +29,10 @@ from serve_vllm import Job, Run, serve
 
 from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.reader import Checkpoint
+from quark_eagle.documents.anchor import relative
 from quark_eagle.model.eagle3 import Eagle3Draft
 from quark_eagle.model.linear import Linear
 from quark_eagle.parity.acceptance import walk
-from quark_eagle.parity.anchor import relative
 from quark_eagle.parity.replay import replay
 from quark_eagle.trace.fit import default_aux_layer_ids
 from quark_eagle.trace.prompts import PromptSet

@@ -24,6 +24,7 @@ from quark_eagle.documents.served import (
     Pass,
     Served,
     ServedArm,
+    ServedArmName,
 )
 from quark_eagle.documents.verdict import Outcome, Verdict
 from quark_eagle.errors import QuarkEagleError
@@ -100,13 +101,15 @@ def served_report(
         )
         for prompt in made.prompts
     ]
+    asked = len(prompts) + len({it.id for it in served.get("left_out", ())})
+    as_asked = {"num_blocks": len(drift), "passes": passes({}, asked, len(drift))}
     provenance = {"measured_by": "vllm served", "engine": "vLLM 0.32.0", "trace": None, "trace_sha256": None}
     return ParityReport.model_validate(
         {
             **made.model_dump(),
             "provenance": made.provenance.model_copy(update=provenance).model_dump(),
             "summary": summarize(prompts, K).model_dump(),
-            "served": _SERVED.model_copy(update={"num_blocks": len(drift), **served}).model_dump(),
+            "served": _SERVED.model_copy(update={**as_asked, **served}).model_dump(),
             "prompts": [prompt.model_dump() for prompt in prompts],
         }
     )
@@ -123,20 +126,22 @@ def _in_blocks(counts: PromptAcceptance, drift: Sequence[int]) -> PromptAcceptan
     )
 
 
-def passes(failed: Mapping[str, int]) -> list[Pass]:
-    """A pass of 100 requests of each arm, of which so many failed."""
+def passes(failed: Mapping[str, int], num_requests: int = 100, num_blocks: int = 3) -> list[Pass]:
+    """The passes of both drafts in every block, and one of the target alone; of each arm's so many requests failed."""
+    made: list[tuple[ServedArmName, int]] = [("none", 0)]
+    made += [(arm, block) for block in range(num_blocks) for arm in ("baseline", "candidate")]
     return [
         Pass(
             arm=arm,
-            block=0,
+            block=block,
             seconds=1.0,
-            num_requests=100,
+            num_requests=num_requests,
             num_retries=0,
             num_failed=failed.get(arm, 0),
             num_generated_tokens=0,
             counters=None,
         )
-        for arm in ("none", "baseline", "candidate")
+        for arm, block in made
     ]
 
 
@@ -170,7 +175,7 @@ _SERVED = Served(
     left_out=[],
     lossless=[],
     noise=None,
-    notes=[],
+    notes=["Losslessness was not checked."],
 )
 
 
@@ -211,7 +216,7 @@ VERDICTS: Mapping[str, Callable[[], Verdict]] = {
     "served and worse": lambda: verdict_on(served_report(WORSE)),
     "serving noise": lambda: verdict_on(served_report(AT_PAR, drift=(-5, 0, 5))),
     "not lossless": lambda: verdict_on(served_report(AT_PAR, lossless=[lossless(2.0)])),
-    "requests failed": lambda: verdict_on(served_report(AT_PAR, passes=passes({"baseline": 2, "candidate": 2}))),
+    "requests failed": lambda: verdict_on(served_report(AT_PAR[:100], passes=passes({"baseline": 2, "candidate": 2}))),
     "evidence": lambda: verdict_on(report(AT_PAR, split="selection")),
     "nothing evaluated": lambda: verdict_on(report(())),
     "not evaluated": lambda: not_evaluated(UNREADABLE, Rules()),

@@ -78,16 +78,26 @@ def _check_probabilities(margin: float, alpha: float, power: float) -> None:
 
 def _plan(prompts: Sequence[PromptResult], margin: float, alpha: float, power: float, at_least: int) -> Power | None:
     """What a margin needs by these conversations, never fewer than the gate takes; None without a variance."""
-    from quark_eagle.parity.paired import Conversations, change, standard_error
+    from quark_eagle.parity.paired import Conversations, change, noise_between_passes, standard_error
     from quark_eagle.parity.power import plan
 
     conversations = Conversations.of(prompts)
     totals = conversations.counts.sum(axis=0)
     error = None if (totals == 0).any() else standard_error(conversations)
-    if error is None:
+    noise = noise_between_passes(conversations)
+    if error is None or noise is None:
         return None
     deviation, estimate = error * len(conversations) ** 0.5, float(change(totals))
-    return plan(deviation, len(conversations), estimate, margin=margin, alpha=alpha, power=power, at_least=at_least)
+    return plan(
+        deviation,
+        len(conversations),
+        estimate,
+        margin=margin,
+        alpha=alpha,
+        power=power,
+        at_least=at_least,
+        noise=noise,
+    )
 
 
 def _nothing_to_plan_from(report: Path) -> QuarkEagleError:

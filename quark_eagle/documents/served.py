@@ -119,7 +119,7 @@ class Losslessness(Document):
         num_compared: answers, over all blocks.
         num_equal: of these, token for token.
         num_ties: that first differ where the target all but tied: arithmetic in another order turns these.
-        tie_margin: up to which it is a tie.
+        tie_margin: below which it is a tie; 0 in float32, where nothing is.
         real: that first differ where it did not. The engine is then not lossless.
         ties: the first few of those.
     """

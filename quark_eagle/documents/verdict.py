@@ -54,8 +54,11 @@ class Difference(Document):
     Attributes:
         num_conversations: what was resampled; the prompts of one conversation are one.
         num_strata: within each of which it was resampled: categories, the smallest of them together.
-        standard_error: of log(1 + estimate), by the delta method; null below two conversations.
-        interval: BCa, paired by conversation; null below two conversations.
+        standard_error: of log(1 + estimate), by the delta method, with serving's noise where the drafts were served;
+            null below two conversations, or where that noise is not known.
+        degrees_of_freedom: of that standard error, by Satterthwaite where noise is in it; null with it, and in verdicts
+            of earlier releases.
+        interval: BCa, paired by conversation; null as the standard error.
         second_interval: the second road: a t interval by the delta method.
     """
 
@@ -70,6 +73,7 @@ class Difference(Document):
     candidate_mean_acceptance_length: float
     estimate: float
     standard_error: float | None
+    degrees_of_freedom: float | None = None
     interval: Interval | None
     second_interval: Interval | None
     num_resamples: Count
@@ -122,8 +126,10 @@ class Power(Document):
     Attributes:
         deviation: standard deviation of one conversation's influence on log(1 + change).
         power: probability of the decision that is planned for.
-        num_if_unchanged: conversations to pass, if the true change is 0; null if replay's own error is the margin.
-        num_if_as_measured: to pass or fail, if the measured change is the true one; null if it lies on the margin.
+        num_if_unchanged: conversations to pass, if the true change is 0; null if no number of them
+            does: replay's own error, or serving's noise, takes up the margin.
+        num_if_as_measured: to pass or fail, if the measured change is the true one; null if it lies too near the
+            margin for any number.
         detectable_margin: the smallest margin that these conversations pass with this power, if the true change is 0.
     """
 

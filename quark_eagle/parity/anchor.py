@@ -12,7 +12,6 @@ is left of that on all prompts together is replay's error, and it has an uncerta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -21,27 +20,33 @@ import torch
 
 from quark_eagle import __version__
 from quark_eagle.checkpoint.manifest import sha256_of_weights
-from quark_eagle.documents.anchor import ANCHOR_NAME, Anchor
+from quark_eagle.checkpoint.reader import Checkpoint
+from quark_eagle.documents.anchor import ANCHOR_NAME, Anchor, relative
 from quark_eagle.documents.base import write_text
 from quark_eagle.errors import TraceError, TraceMismatchError
 from quark_eagle.parity.acceptance import walk
 from quark_eagle.parity.delta import degrees_of_freedom, standard_error_of, t_interval
-from quark_eagle.parity.measurement import Measurement, Settings
+from quark_eagle.parity.measurement import DtypeName, Measurement, Settings
 from quark_eagle.parity.side import Side
 from quark_eagle.progress import SILENT, Progress
-from quark_eagle.trace.target_trace import TargetTrace
+from quark_eagle.trace.device import arch_of, resolve_device
+from quark_eagle.trace.prompts import PromptSet
+from quark_eagle.trace.record_options import RecordOptions
+from quark_eagle.trace.same_recording import is_recording_of
+from quark_eagle.trace.target_trace import TRACE_NAME, TargetTrace
 
 CONFIDENCE = 0.90  # two-sided: each end is a one-sided 95 % bound, as in the verdict
 Rounds = Sequence[int]
 
 
-def anchor(trace: TargetTrace, draft: Path, progress: Progress = SILENT) -> Anchor:
+def anchor(trace: TargetTrace, draft: Path, progress: Progress = SILENT, device: str = "cpu") -> Anchor:
     """Replay the draft that was served along with a trace, compare, and write ``anchor.json`` beside it.
 
     Args:
         trace: recorded with a draft being served.
         draft: directory of that draft.
         progress: told of the prompts.
+        device: where it is replayed.
 
     Raises:
         TraceError: no draft was served, or no round of it could be told.
@@ -62,20 +67,47 @@ def anchor(trace: TargetTrace, draft: Path, progress: Progress = SILENT) -> Anch
             f"{trace.directory} was recorded. Give the draft that it was recorded for."
         )
     k = served.num_speculative_tokens
-    settings = Settings(num_speculative_tokens=k, dtype="float32" if trace.target.dtype == "float32" else "auto")
-    settings = replace(settings, walk_only=True)
+    # As the draft was served: in float32 replay is exact, and in bfloat16 it rounds as the engine did.
+    dtype: DtypeName = "float32" if trace.target.dtype == "float32" else "bfloat16"
+    settings = Settings(num_speculative_tokens=k, dtype=dtype, walk_only=True, device=device)
     measurement = Measurement.open([("baseline", side)], trace, settings)
     pairs: list[tuple[Rounds, Rounds]] = []
     for traced, (replayed,) in measurement.replays(progress):
         rounds = served.rounds[traced.info.id]
         if rounds is not None:
             pairs.append((rounds, [accepted for _, accepted in walk(replayed.matched.tolist(), k)]))
-    found = compare(trace, weights, k, pairs)
+    replayed_by = f"quark-eagle replay {__version__}, torch {torch.__version__}, {arch_of(resolve_device(device))}"
+    found = compare(trace, weights, k, pairs, replayed_by)
     write_text(trace.directory / ANCHOR_NAME, found.to_json())
     return found
 
 
-def compare(trace: TargetTrace, weights_sha256: str, k: int, pairs: Sequence[tuple[Rounds, Rounds]]) -> Anchor:
+def without_anchor(
+    directory: Path, target: str, draft: Checkpoint, prompts: PromptSet, options: RecordOptions
+) -> TargetTrace | None:
+    """The finished trace that a recording would be, if its anchor alone is missing; None if there is no such one.
+
+    Args:
+        directory: where it would be.
+        target: as it is named.
+        draft: that would be served along.
+        prompts: that it would be of.
+        options: how it would be recorded.
+
+    Raises:
+        QuarkEagleError: there is a trace, but it is damaged; or target or engine cannot be described.
+    """
+    if options.vllm is None or not options.vllm.serves_draft:
+        return None
+    if not (directory / TRACE_NAME).is_file() or (directory / ANCHOR_NAME).exists():
+        return None
+    found = TargetTrace.open(directory)
+    return found if is_recording_of(found, target, draft, prompts, options) else None
+
+
+def compare(
+    trace: TargetTrace, weights_sha256: str, k: int, pairs: Sequence[tuple[Rounds, Rounds]], replayed_by: str
+) -> Anchor:
     """The document, from the rounds of each prompt, served and replayed.
 
     Raises:
@@ -103,7 +135,8 @@ def compare(trace: TargetTrace, weights_sha256: str, k: int, pairs: Sequence[tup
         engine=trace.target.engine,
         device=trace.target.device,
         dtype=trace.target.dtype,
-        replayed_by=f"quark-eagle replay {__version__}, torch {torch.__version__}",
+        replayed_by=replayed_by,
+        replay_dtype="float32" if trace.target.dtype == "float32" else "bfloat16",
         num_prompts=len(pairs),
         num_prompts_of_trace=len(trace),
         num_identical=sum(list(served) == list(replayed) for served, replayed in pairs),
@@ -115,12 +148,3 @@ def compare(trace: TargetTrace, weights_sha256: str, k: int, pairs: Sequence[tup
         tau_error=error,
         bound=max(map(abs, interval)) if interval is not None else abs(error),
     )
-
-
-def relative(found: float, reference: float) -> float:
-    """|found / reference - 1|; 0 where both are 0.
-
-    >>> relative(99, 100), relative(0, 0), relative(1, 0)
-    (0.010000000000000009, 0.0, 1.0)
-    """
-    return abs(found / reference - 1) if reference else float(found != reference)

@@ -9,27 +9,36 @@ from __future__ import annotations
 
 from quark_eagle.documents.anchor import TOLERANCE
 from quark_eagle.documents.parity import ParityReport
-from quark_eagle.documents.verdict import Bias
+from quark_eagle.documents.verdict import STATED, Bias
 
 # Engines whose traces need an anchor, as `TargetId.engine` begins.
 ENGINES = ("vllm ",)
+MIN_ANCHORED = 64  # prompts, as many conversations as a verdict needs
+SERVED = Bias(bound=0.0, anchored=True, source="none: served, not replayed")
 HOW = "Record it with `quark-eagle trace TARGET --draft BF16_DRAFT --engine vllm`, which serves that draft along."
 
 
 def bias_of(report: ParityReport, stated: Bias) -> Bias:
-    """Replay's own error in a measurement: as the user stated it, or as the trace's anchor measured it."""
+    """Replay's own error in the change: none of served counts, else what the anchor measured or, if more, was stated.
+
+    An anchor measures one arm, and stands for the difference of two: what replay does to the one it does, on the same
+    path and mostly at the same ties, to the other.
+    """
+    if report.served is not None:
+        return SERVED
     anchor = report.provenance.anchor
-    if stated.anchored or anchor is None or _against(report):
+    if anchor is None or _against(report) or (stated.source == STATED and stated.bound > anchor.bound):
         return stated
-    return Bias(bound=anchor.bound, anchored=True, source=anchor.in_words)
+    return Bias(bound=anchor.bound, anchored=True, source=f"taken from the baseline's: {anchor.in_words}")
 
 
-def unanchored(report: ParityReport, bias: Bias) -> str | None:
-    """Why a measurement may not be judged for want of an anchor; None if it may."""
+def unanchored(report: ParityReport) -> str | None:
+    """Why a measurement may not be judged for want of an anchor, which nothing stated replaces; None if it may."""
     engine = str(report.provenance.target.get("engine", ""))
-    if bias.anchored or not engine.startswith(ENGINES):
-        return None
-    return _against(report) or (
+    against = _against(report)
+    if against is not None or report.provenance.anchor is not None or not engine.startswith(ENGINES):
+        return against
+    return (
         f"The trace was recorded by {engine} and has no anchor: no served run says that replay over it counts what the "
         f"engine would. {HOW}"
     )
@@ -51,6 +60,22 @@ def _against(report: ParityReport) -> str | None:
         return (
             f"The anchor was served at k = {anchor.num_speculative_tokens}, but k = {report.num_speculative_tokens} "
             f"was replayed. Measure with -k {anchor.num_speculative_tokens}, or record with the other k. {HOW}"
+        )
+    if report.provenance.draft_sample_method != "greedy":
+        return (
+            f"The anchor is of a draft that proposed its argmax, but {report.provenance.draft_sample_method} proposals "
+            "were measured. Leave --draft-sample-method out."
+        )
+    if anchor.replay_dtype != report.provenance.dtype:
+        return (
+            f"The anchor was replayed in {anchor.replay_dtype}, but the drafts in {report.provenance.dtype}: it says "
+            f"nothing of that arithmetic. Measure with --dtype {anchor.replay_dtype}, or leave --dtype out."
+        )
+    if anchor.num_prompts < min(MIN_ANCHORED, anchor.num_prompts_of_trace):
+        return (
+            f"The anchor holds for {anchor.num_prompts} prompts of {anchor.num_prompts_of_trace}, but at least "
+            f"{min(MIN_ANCHORED, anchor.num_prompts_of_trace)} were needed: the rest of the served rounds could not be "
+            f"counted. Record with a smaller --batch-size, or more memory for vLLM's cache."
         )
     if not anchor.matches:
         return (

@@ -58,7 +58,7 @@ def judge_categories(
 
 def p_of_a_loss_beyond(difference: Difference, margin: float) -> float | None:
     """One-sided p-value against "no more than the margin is lost"; None without a standard error."""
-    if difference.standard_error is None:
+    if difference.standard_error is None or difference.degrees_of_freedom is None:
         return None
     if margin >= 1:  # with replay's error added: no loss is beyond it
         return 1.0
@@ -67,8 +67,7 @@ def p_of_a_loss_beyond(difference: Difference, margin: float) -> float | None:
         return 1.0 if distance >= 0 else 0.0
     from scipy.special import stdtr
 
-    freedom = difference.num_conversations - difference.num_strata
-    return float(stdtr(freedom, distance / difference.standard_error))
+    return float(stdtr(difference.degrees_of_freedom, distance / difference.standard_error))
 
 
 def _passes(difference: Difference | None, margin: float, bias: float) -> Literal["pass", "inconclusive"]:

@@ -24,7 +24,6 @@ from quark_eagle.parity.paired import (
     change,
     delta_interval,
     four_counts,
-    standard_error,
     strata_of,
 )
 from quark_eagle.parity.positions import METHOD, Position, positions
@@ -215,7 +214,7 @@ def _part(name: str, prompts: Sequence[PromptResult], lost_everywhere: int, conf
     estimate, interval = None, None
     if rounds.baseline_num_drafts and rounds.candidate_num_drafts:
         estimate = float(change(conversations.counts.sum(axis=0)))
-        interval = delta_interval(conversations, standard_error(conversations), confidence)
+        interval = delta_interval(conversations, confidence)
     return Part(
         name=name,
         rounds=rounds,

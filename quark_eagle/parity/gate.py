@@ -15,8 +15,7 @@ from quark_eagle import __version__
 from quark_eagle.documents.parity import ParityReport
 from quark_eagle.documents.verdict import EXIT_CODES, STATED, Bias, Evidence, Verdict, Worth
 from quark_eagle.errors import QuarkEagleError, UsageError, findings
-from quark_eagle.parity.anchored import bias_of
-from quark_eagle.parity.verdict import SERVED, Judgement, Rules, judge
+from quark_eagle.parity.verdict import Judgement, Rules, judge, settled
 
 
 def gate(
@@ -42,10 +41,11 @@ def gate(
         UsageError: a second look sees no more than the first did, or something else; or replay's own error is stated
             for counts that were served.
     """
-    if report.served is not None:
-        rules = _without_replays_error(rules)
-    else:
-        rules = replace(rules, bias=bias_of(report, rules.bias))
+    if report.served is not None and rules.bias.source == STATED:
+        raise UsageError(
+            f"--bias {rules.bias.bound:g}: is replay's own error, but these counts were served. Leave it out."
+        )
+    rules = settled(report, rules)
     evidence = Evidence(
         parity=str(parity),
         parity_sha256=hashlib.sha256(report.to_json().encode()).hexdigest(),
@@ -63,19 +63,6 @@ def gate(
         said = f"An engine would not load the candidate as it was meant: {', '.join(misread)}. `verify` says why."
         found = replace(found, outcome="fail", rule="verification", reason=said, causes=())
     return _document(found, rules, evidence, worth, command_line)
-
-
-def _without_replays_error(rules: Rules) -> Rules:
-    """The rules for served counts, which have no error of replay.
-
-    Raises:
-        UsageError: one was stated.
-    """
-    if rules.bias.bound:
-        raise UsageError(
-            f"--bias {rules.bias.bound:g}: is replay's own error, but these counts were served. Leave it out."
-        )
-    return replace(rules, bias=SERVED)
 
 
 def not_evaluated(error: QuarkEagleError, rules: Rules, *, command_line: Sequence[str] = ()) -> Verdict:
@@ -160,9 +147,9 @@ def _rules_of_both(first: Verdict, rules: Rules) -> list[tuple[str, object, obje
     ]
 
 
-def _stated(bias: Bias) -> float:
-    """What a user decided beforehand; an anchor is measured with each trace anew."""
-    return bias.bound if bias.source == STATED else 0.0
+def _stated(bias: Bias) -> float | None:
+    """What a user decided beforehand, if anything; an anchor is measured with each trace anew."""
+    return bias.bound if bias.source == STATED else None
 
 
 def _require_more_of_the_same(first: Evidence, second: Evidence) -> None:

@@ -41,7 +41,7 @@ class Settings:
 
     Attributes:
         num_speculative_tokens: k of the histograms.
-        dtype: of activations; auto is bfloat16, as engines run.
+        dtype: of activations; auto is bfloat16, as engines run, unless the trace is anchored in float32.
         walk_only: replay only the starts that a server visits: no every-start counts, no τ curve.
         draft_sample_method: whether a draft proposes its argmax or a draw from its distribution.
         device: cpu, cuda (ROCm's too) or cuda:N, where FP8 products are the GPU's own; auto is a GPU if there is one.
@@ -52,6 +52,18 @@ class Settings:
     walk_only: bool = False
     draft_sample_method: DraftSampleMethod = "greedy"
     device: str = "cpu"
+
+    def on(self, trace: TargetTrace) -> Settings:
+        """With nothing left to be chosen: auto is bfloat16, or what the trace's anchor was replayed in.
+
+        Raises:
+            UsageError: the device is not here.
+            TraceError: the trace's anchor is another trace's.
+        """
+        is_exact = trace.anchor is not None and trace.anchor.replay_dtype == "float32"
+        auto: DtypeName = "float32" if is_exact else "bfloat16"
+        dtype = auto if self.dtype == "auto" else self.dtype
+        return replace(self, dtype=dtype, device=resolve_device(self.device))
 
     @property
     def activations(self) -> torch.dtype:
@@ -83,7 +95,7 @@ class Measurement:
             TraceMismatchError: the trace does not fit a draft.
             UsageError: probabilistic proposals on a greedy path, or a device that is not here.
         """
-        device = resolve_device(settings.device)
+        settings = settings.on(trace)
         for part, side in sides:
             if part == "baseline" and side.checkpoint.is_quantized:
                 raise CheckpointError(
@@ -102,7 +114,7 @@ class Measurement:
                     side.layout,
                     trace.rows.weights,
                     settings.activations,
-                    device,
+                    settings.device,
                     like=like,
                     miscast=side.miscast,
                 )
@@ -163,6 +175,7 @@ def provenance(
     stored_baseline: StoredBaseline | None = None,
 ) -> Provenance:
     """What is measured with what, on this machine."""
+    settings = settings.on(trace)
     return Provenance(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command_line=list(command_line),
@@ -172,7 +185,7 @@ def provenance(
             "torch": torch.__version__,
             "safetensors": metadata.version("safetensors"),
         },
-        arch=arch_of(resolve_device(settings.device)),
+        arch=arch_of(settings.device),
         num_threads=torch.get_num_threads(),
         engine=f"quark-eagle replay {__version__}, torch {torch.__version__}",
         dtype=str(settings.activations).removeprefix("torch."),

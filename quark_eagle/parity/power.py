@@ -3,6 +3,8 @@
 log(1 + change) of C conversations has a standard error of deviation / √C (`paired.standard_error`), so a bound at level
 alpha clears the margin with the wanted probability if the distance from the true change to the margin is
 (z_alpha + z_power) standard errors. The deviation is the one measured: prompts of the same kind and length are assumed.
+Serving's noise is of whole passes, which more conversations do not lessen (nor does this plan count on them to): it
+takes its part of the distance first, by t in place of z_alpha, and the two parts add in quadrature (`parity.noise`).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import math
 
 from quark_eagle.documents.verdict import Power
+from quark_eagle.parity.delta import NO_SPREAD, Spread
 
 POWER = 0.8
 _FOR_ITS_SPREAD = 5
@@ -27,6 +30,7 @@ def plan(
     power: float = POWER,
     bias: float = 0.0,
     at_least: int = 1,
+    noise: Spread = NO_SPREAD,
 ) -> Power:
     """What a margin needs.
 
@@ -39,15 +43,18 @@ def plan(
         power: wanted probability of a decision.
         bias: replay's own error, which either bound has to clear besides.
         at_least: conversations below which nothing is decided, whatever the variance.
+        noise: of log(1 + change) by serving.
 
     >>> plan(0.09, 64, -0.002, margin=0.01, alpha=0.05).num_if_unchanged
     501
     """
-    from scipy.special import ndtri
+    from scipy.special import ndtri, stdtrit
 
     z = float(ndtri(1 - alpha) + ndtri(power))
+    taken = float(stdtrit(noise.freedom, 1 - alpha) + ndtri(power)) * noise.error
     passes_above, fails_below = math.log1p(bias - margin), math.log1p(-min(margin + bias, 0.999))
     measured = math.log1p(estimate)
+    here = z * deviation / math.sqrt(max(1, num_conversations - _FOR_ITS_SPREAD))
     # On its own side of the band that replay's error makes of the margin; inside it nothing decides.
     distance = max(measured - passes_above, fails_below - measured)
     return Power(
@@ -56,12 +63,15 @@ def plan(
         power=power,
         num_conversations=num_conversations,
         deviation=deviation,
-        num_if_unchanged=_needed(z * deviation, -passes_above, at_least) if bias < margin else None,
-        num_if_as_measured=_needed(z * deviation, distance, at_least) if distance > margin / 100 else None,
-        detectable_margin=bias - math.expm1(-z * deviation / math.sqrt(max(1, num_conversations - _FOR_ITS_SPREAD))),
+        num_if_unchanged=_needed(z * deviation, -passes_above, taken, at_least) if bias < margin else None,
+        num_if_as_measured=_needed(z * deviation, distance, taken, at_least) if distance > margin / 100 else None,
+        detectable_margin=bias - math.expm1(-math.hypot(here, taken)),
     )
 
 
-def _needed(spread: float, distance: float, at_least: int) -> int:
-    """Conversations until `spread` / √C is `distance`, and those for the spread of the spread itself."""
-    return max(at_least, math.ceil((spread / distance) ** 2) + _FOR_ITS_SPREAD)
+def _needed(spread: float, distance: float, taken: float, at_least: int) -> int | None:
+    """Conversations until `spread` / √C is what noise leaves of `distance`, and those for the spread of the spread."""
+    if taken >= distance:
+        return None
+    left = math.sqrt(distance**2 - taken**2)
+    return max(at_least, math.ceil((spread / left) ** 2) + _FOR_ITS_SPREAD)

@@ -26,11 +26,17 @@ from quark_eagle.documents.parity import ParityReport
 from quark_eagle.documents.served import Noise
 from quark_eagle.documents.verdict import Bias, Category, Difference, Evidence, Interval, Looks, Outcome, Power, Rule
 from quark_eagle.errors import UsageError
-from quark_eagle.parity.anchored import unanchored
+from quark_eagle.parity.anchored import bias_of, unanchored
 from quark_eagle.parity.arch import measured_elsewhere
 from quark_eagle.parity.categories import judge_categories
 from quark_eagle.parity.noise import noise_floor
-from quark_eagle.parity.paired import NUM_RESAMPLES, Conversations, paired_difference
+from quark_eagle.parity.paired import (
+    NUM_RESAMPLES,
+    Conversations,
+    noise_between_passes,
+    paired_difference,
+    standard_error,
+)
 from quark_eagle.parity.power import plan
 from quark_eagle.parity.served.fitness import unfit
 
@@ -52,7 +58,6 @@ COLLAPSE_CAUSES = (
 )
 
 NOT_ANCHORED = Bias(bound=0.0, anchored=False, source="not anchored: no served run was compared with this replay")
-SERVED = Bias(bound=0.0, anchored=True, source="none: served, not replayed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,9 +142,14 @@ class Judgement:
     power: Power | None = None
 
 
+def settled(report: ParityReport, rules: Rules) -> Rules:
+    """The rules with replay's own error as it is known for this measurement."""
+    return replace(rules, bias=bias_of(report, rules.bias))
+
+
 def judge(report: ParityReport, rules: Rules | None = None) -> Judgement:
     """The verdict on a measurement, from the counts of its walk."""
-    rules = rules or Rules()
+    rules = settled(report, rules or Rules())
     conversations = Conversations.of(report.prompts)
     difference = paired_difference(conversations, rules.confidence, num_resamples=rules.num_resamples, seed=rules.seed)
     if difference is None:
@@ -148,7 +158,7 @@ def judge(report: ParityReport, rules: Rules | None = None) -> Judgement:
             rule="nothing evaluated",
             reason=_nothing(report),
         )
-    power = _power(difference, rules)
+    power = _power(conversations, difference.estimate, rules)
     noise = noise_floor(report.prompts, rules.confidence)
     found = _before_the_interval(report, difference, noise, rules) or judge_difference(difference, rules, power)
     # Categories gate where the whole is decided by its interval; shown they are always.
@@ -251,9 +261,9 @@ def _before_the_interval(
             reason=f"The verdict takes prompts of the parity split alone, but found {found}: prompts that a scheme was "
             "calibrated or chosen on flatter it. Record a trace with --split parity.",
         )
-    if report.served is None and (why := unanchored(report, rules.bias)) is not None:
+    if report.served is None and (why := unanchored(report)) is not None:
         return Judgement(outcome="unusable", rule="evidence", reason=why)
-    against = None if report.served is None else unfit(report.served, noise, rules.margin)
+    against = None if report.served is None else unfit(report.served, noise, rules.margin, len(report.prompts))
     if against is not None:
         return Judgement(outcome="unusable", rule=against[0], reason=against[1])
     if tau <= DEAD_BASELINE_TAU:
@@ -304,17 +314,19 @@ def _with_categories(found: Judgement, categories: list[Category], margin: float
     return found
 
 
-def _power(difference: Difference, rules: Rules) -> Power | None:
-    if not difference.standard_error or difference.num_conversations < 2:
+def _power(conversations: Conversations, estimate: float, rules: Rules) -> Power | None:
+    error, noise = standard_error(conversations), noise_between_passes(conversations)
+    if not error or noise is None:
         return None
     return plan(
-        difference.standard_error * difference.num_conversations**0.5,
-        difference.num_conversations,
-        difference.estimate,
+        error * len(conversations) ** 0.5,
+        len(conversations),
+        estimate,
         margin=rules.margin,
         alpha=rules.look.alpha_of_this_look,
         bias=rules.bias.bound,
         at_least=MIN_CONVERSATIONS,
+        noise=noise,
     )
 
 
@@ -322,7 +334,10 @@ def _needed(power: Power | None) -> str:
     if power is None:
         return ""
     if power.num_if_unchanged is None:
-        return "Replay's own error is as large as the margin: no number of conversations would pass."
+        return (
+            "Error that more conversations do not lessen, of replay or of serving, takes up the margin: no number of "
+            "them would pass."
+        )
     as_measured = (
         f"; about {power.num_if_as_measured} would decide if the change is as measured"
         if power.num_if_as_measured is not None

@@ -109,7 +109,7 @@ def needed(verdict: Verdict) -> str:
         return NOTHING
     measured = "" if power.num_if_as_measured is None else f", {count(power.num_if_as_measured)} if it is as measured"
     if power.num_if_unchanged is None:
-        return "no number of conversations: replay's own error is as large as the margin"
+        return "no number of conversations: error that they do not lessen, of replay or of serving, takes up the margin"
     return (
         f"about {count(power.num_if_unchanged)} conversations if nothing is lost{measured}; {power.num_conversations} "
         f"can show a margin of {power.detectable_margin:.2%} ({power.power:.0%} power)"

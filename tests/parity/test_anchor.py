@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from quark_eagle.documents.anchor import ANCHOR_NAME, Anchor
 from quark_eagle.documents.parity import ParityReport
@@ -14,7 +15,7 @@ from quark_eagle.documents.verdict import STATED, Bias
 from quark_eagle.errors import QuarkEagleError, TraceError
 from quark_eagle.parity.anchor import Rounds, compare
 from quark_eagle.parity.gate import first_look, gate
-from quark_eagle.parity.verdict import Rules
+from quark_eagle.parity.verdict import Rules, judge
 from quark_eagle.trace.target_trace import TargetTrace
 from tests.reports import report
 from tests.tiny_trace import write_tiny_trace
@@ -35,7 +36,7 @@ TRACE: Any = Traced(
 
 
 def compared(pairs: list[tuple[Rounds, Rounds]]) -> Anchor:
-    return compare(TRACE, "b" * 64, 3, pairs)
+    return compare(TRACE, "b" * 64, 3, pairs, "quark-eagle replay 0.1.0, torch 2.13.0, x86_64 AVX2")
 
 
 def test_rounds_that_are_equal_leave_no_error() -> None:
@@ -127,6 +128,8 @@ def test_an_anchored_trace_gates_and_its_bound_is_allowed_for() -> None:
     [
         ({"trace_sha256": "c" * 64}, "belongs to another trace"),
         ({"draft_weights_sha256": "c" * 64}, "of a draft with weights cccccccccccc…"),
+        ({"num_prompts": 63}, r"holds for 63 prompts of 80, but at least 64 were needed"),
+        ({"replay_dtype": "float32"}, r"replayed in float32, but the drafts in bfloat16"),
         ({"num_speculative_tokens": 6}, r"served at k = 6, but k = 3 was replayed"),
         ({"difference": 0.03}, r"does not hold: .* They differ by 3.0%"),
     ],
@@ -139,10 +142,28 @@ def test_an_anchor_that_does_not_hold_is_none(changes: dict[str, Any], message: 
     assert re.search(message, reason)
 
 
-def test_a_stated_bias_stands_in_the_anchors_place() -> None:
-    stated = Rules(num_resamples=499, bias=Bias(bound=0.001, anchored=True, source=STATED))
-    verdict = gate(measured_on_a_trace_of(VLLM, None), stated, parity=Path("parity.json"))
-    assert (verdict.outcome, verdict.bias.source) == ("pass", STATED)
+@pytest.mark.parametrize("anchored", [None, fitting(difference=0.3)])
+def test_nothing_stated_stands_in_the_place_of_an_anchor(anchored: Anchor | None) -> None:
+    stated = Rules(num_resamples=499, bias=Bias(bound=0.0, anchored=True, source=STATED))
+    assert outcome(measured_on_a_trace_of(VLLM, anchored), stated)[:2] == ("unusable", "evidence")
+
+
+@pytest.mark.parametrize(("stated", "counts"), [(0.0, 0.002), (0.004, 0.004)])
+def test_of_a_stated_error_and_a_measured_one_the_larger_counts(stated: float, counts: float) -> None:
+    rules = Rules(num_resamples=499, bias=Bias(bound=stated, anchored=True, source=STATED))
+    verdict = gate(measured_on_a_trace_of(VLLM, fitting()), rules, parity=Path("parity.json"))
+    assert verdict.bias.bound == counts
+
+
+def test_a_measurement_is_judged_with_its_anchor_whoever_judges() -> None:
+    assert judge(measured_on_a_trace_of(VLLM, fitting())).outcome == "pass"
+
+
+def test_an_anchor_whose_rates_are_not_those_of_its_counts_is_none(tmp_path: Path) -> None:
+    for changes in ({"replayed_num_drafts": 300}, {"difference": 0.005}, {"tau_error": 0.1}, {"bound": -0.1}):
+        content = fitting().model_copy(update=changes).to_json()
+        with pytest.raises(ValidationError):
+            Anchor.model_validate_json(content)
 
 
 def test_a_second_look_may_have_another_anchor(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quark_eagle.documents.verdict import Interval
+from quark_eagle.parity.bca import expanded
 from quark_eagle.parity.paired import (
     MIN_STRATUM,
     Conversations,
-    expanded,
     influences,
     paired_difference,
     standard_error,

@@ -7,9 +7,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,23 +33,48 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 COMPLETIONS = "/v1/completions"
 WARM_UP = 2  # requests before the first pass
 NUM_PROMPTS, NUM_TOKENS = 4, 8
+UNTOLD = ["attention_backend", "draft_attention_backend", "casts"]
+
+
+def server_info(draft: Path, **speculative: Any) -> bytes:
+    """What /server_info says in development mode of a server of the tiny pair."""
+    told = {
+        "model_config": {"dtype": "torch.float32", "enforce_eager": True},
+        "parallel_config": {"tensor_parallel_size": 1},
+        "attention_config": {"backend": None},
+        "compilation_config": {"cudagraph_mode": 0},
+        "speculative_config": {
+            "model": str(draft),
+            "num_speculative_tokens": 3,
+            "rejection_sample_method": "standard",
+            **speculative,
+        },
+    }
+    return json.dumps({"vllm_config": told}).encode()
 
 
 @pytest.fixture(scope="module")
 def comparison(
     tiny_pair: tuple[Path, Path], tiny_server: VllmServer, tmp_path_factory: pytest.TempPathFactory
-) -> ServedComparison:
+) -> Iterator[ServedComparison]:
+    """Of a draft and itself, on a server that tells what it speculates with."""
     file = write_prompts(tmp_path_factory.mktemp("given") / "p.jsonl", [f"ask {i}" for i in range(NUM_PROMPTS)])
     draft = Side.open(tiny_pair[1])
-    return ServedComparison(
-        baseline=draft,
-        candidate=draft,
-        prompts=PromptSet.load(file, "parity"),
-        num_speculative_tokens=3,
-        driving=Driving(sampling=Sampling(max_tokens=NUM_TOKENS), concurrency=4, request_seconds=60),
-        schedule=schedule("given servers", 3, without_speculation=False),
-        given={"baseline": tiny_server.url, "candidate": tiny_server.url},
-    )
+
+    def developing(reply: Reply) -> None:
+        if reply.path.startswith("/server_info"):
+            reply.status, reply.body = 200, server_info(tiny_pair[1])
+
+    with proxy(tiny_server.url, developing) as telling:
+        yield ServedComparison(
+            baseline=draft,
+            candidate=draft,
+            prompts=PromptSet.load(file, "parity"),
+            num_speculative_tokens=3,
+            driving=Driving(sampling=Sampling(max_tokens=NUM_TOKENS), concurrency=4, request_seconds=60),
+            schedule=schedule("given servers", 3, without_speculation=False),
+            given={"baseline": telling.url, "candidate": telling.url},
+        )
 
 
 def spoilt(comparison: ServedComparison, fault: Callable[[Reply], None]) -> ParityReport:
@@ -61,7 +87,7 @@ def test_what_given_servers_cannot_be_asked_is_said(comparison: ServedComparison
     report = comparison.run()
     assert report.served is not None
     assert [arm.arm for arm in report.served.arms] == ["baseline", "candidate"]
-    assert all(arm.command is None and "rejection_sample_method" in arm.unknown for arm in report.served.arms)
+    assert all((arm.command, arm.unknown) == (None, ["draft_sample_method", *UNTOLD]) for arm in report.served.arms)
     assert report.provenance.arch == NOT_KNOWN
     assert report.served.lossless == []
     assert any("Losslessness was not checked" in note for note in report.served.notes)
@@ -147,38 +173,44 @@ def test_prompts_that_a_server_cannot_render_are_told(comparison: ServedComparis
     [
         (b'enable_prefix_caching="False"', b'enable_prefix_caching="True"', "prefix caching is on"),
         (b'cache_dtype="auto"', b'cache_dtype="fp8"', "kv_cache_dtype: fp8 and auto"),
-        (b'position="2"', b'position="1"', "k: wanted 3, found 2"),
+        (b'"num_speculative_tokens": 3', b'"num_speculative_tokens": 2', "k: wanted 3, found 2"),
     ],
 )
 def test_servers_that_are_not_set_alike_are_refused(
     comparison: ServedComparison, before: bytes, after: bytes, says: str
 ) -> None:
     def set_otherwise(reply: Reply) -> None:
-        if reply.path == "/metrics":
+        if reply.path.startswith(("/metrics", "/server_info")):
             reply.body = reply.body.replace(before, after)
 
     with pytest.raises(EngineError, match=says):
         spoilt(comparison, set_otherwise)
 
 
-def test_acceptance_that_is_made_up_is_refused(comparison: ServedComparison) -> None:
-    info = {
-        "vllm_config": {
-            "model_config": {"dtype": "torch.float32", "enforce_eager": True},
-            "parallel_config": {"tensor_parallel_size": 1},
-            "attention_config": {"backend": None},
-            "compilation_config": {"cudagraph_mode": 0},
-            "speculative_config": {
-                "model": "d",
-                "num_speculative_tokens": 3,
-                "rejection_sample_method": "synthetic",
-            },
-        }
-    }
+def test_a_server_that_does_not_tell_what_it_speculates_with_is_refused(
+    comparison: ServedComparison, tiny_server: VllmServer
+) -> None:
+    with pytest.raises(
+        EngineError, match=r"does not tell its draft, rejection_sample_method\. Start it with VLLM_SERVER"
+    ):
+        replace(comparison, given={"baseline": tiny_server.url, "candidate": tiny_server.url}).run()
 
+
+def test_a_server_of_another_draft_than_the_named_one_is_refused(
+    comparison: ServedComparison, tiny_draft: Path
+) -> None:
     def tells(reply: Reply) -> None:
         if reply.path.startswith("/server_info"):
-            reply.status, reply.body = 200, json.dumps(info).encode()
+            reply.body = server_info(tiny_draft)
+
+    with pytest.raises(EngineError, match=r"its draft is .*, whose weights or config are not those of"):
+        spoilt(comparison, tells)
+
+
+def test_acceptance_that_is_made_up_is_refused(comparison: ServedComparison, tiny_pair: tuple[Path, Path]) -> None:
+    def tells(reply: Reply) -> None:
+        if reply.path.startswith("/server_info"):
+            reply.body = server_info(tiny_pair[1], rejection_sample_method="synthetic")
 
     with pytest.raises(EngineError, match="acceptance is synthetic"):
         spoilt(comparison, tells)
@@ -202,6 +234,20 @@ def test_an_interrupt_ends_at_once_although_the_servers_go_on(comparison: Served
     while threading.active_count() > threads and time.monotonic() < deadline:
         time.sleep(0.05)  # the proxy's own threads see that nobody listens any more
     assert threading.active_count() <= threads
+
+
+def test_a_given_server_that_dies_ends_the_measurement_with_its_address(comparison: ServedComparison) -> None:
+    """In the middle of its second pass it answers nobody any more."""
+    gone = threading.Event()
+
+    def die(reply: Reply) -> None:
+        if gone.is_set() or (reply.path == COMPLETIONS and reply.number > WARM_UP + NUM_PROMPTS + 1):
+            gone.set()
+            raise ConnectionAbortedError
+
+    with pytest.raises(EngineError, match=r"http://127\.0\.0\.1:\d+/health: the server does not answer") as caught:
+        spoilt(comparison, die)
+    assert comparison.given["baseline"] not in str(caught.value)
 
 
 def test_a_quantized_baseline_is_refused_before_anything_is_asked(

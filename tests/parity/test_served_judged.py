@@ -1,27 +1,38 @@
-"""A served measurement on its way to a verdict: what makes it unusable, its interval, and how it is told."""
+"""A served measurement on its way to a verdict: what makes it unusable, and how it is told."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 from quark_eagle.documents.baseline import BaselineReport
 from quark_eagle.documents.parity import ParityReport
-from quark_eagle.documents.served import LeftOut
+from quark_eagle.documents.served import LeftOut, Noise, Served
+from quark_eagle.documents.verdict import STATED
 from quark_eagle.errors import QuarkEagleError, UsageError
-from quark_eagle.parity.bca import bca
+from quark_eagle.parity.anchored import SERVED
 from quark_eagle.parity.explain import explain
 from quark_eagle.parity.gate import gate
 from quark_eagle.parity.measured_with import require_measured
-from quark_eagle.parity.paired import Conversations, change, paired_difference
 from quark_eagle.parity.served.fitness import unfit
-from quark_eagle.parity.verdict import NOT_ANCHORED, SERVED, Rules, judge
+from quark_eagle.parity.verdict import NOT_ANCHORED, Rules, judge
 from quark_eagle.reporting.markdown import to_markdown
 from quark_eagle.reporting.wording import facts, how_measured
 from tests.reports import AT_PAR, lossless, passes, report, served_report, verdict, verdict_on
+
+QUIET = Noise(
+    num_blocks=3,
+    block_changes=[0.0, 0.0, 0.0],
+    standard_error=0.0,
+    degrees_of_freedom=4,
+    confidence=0.9,
+    low=0.0,
+    high=0.0,
+)
 
 
 def written(measured: ParityReport, path: Path) -> ParityReport:
@@ -64,8 +75,9 @@ def test_counts_that_contradict_their_blocks_are_refused(tmp_path: Path, change_
 def test_served_counts_have_no_error_of_replay() -> None:
     assert verdict("served").bias == SERVED
     assert verdict("pass").bias == NOT_ANCHORED
+    stated = NOT_ANCHORED.model_copy(update={"bound": 0.01, "source": STATED})
     with pytest.raises(UsageError, match="these counts were served"):
-        gate(served_report(AT_PAR), Rules(bias=NOT_ANCHORED.model_copy(update={"bound": 0.01})), parity=Path("p.json"))
+        gate(served_report(AT_PAR), Rules(bias=stated), parity=Path("p.json"))
 
 
 @pytest.mark.parametrize("name", ["serving noise", "not lossless", "requests failed"])
@@ -75,7 +87,7 @@ def test_what_makes_a_served_run_unusable_is_told(name: str) -> None:
     said = {
         "serving noise": "Serving differs from itself by",
         "not lossless": "The engine is not lossless: 1 of 100 answers with the candidate",
-        "requests failed": "2 of 100 requests to the BF16 draft, 2 of 100 requests to the candidate",
+        "requests failed": "6 of 300 requests to the BF16 draft, 6 of 300 requests to the candidate",
     }
     assert said[name] in found.reason
 
@@ -102,9 +114,32 @@ def test_a_real_difference_names_prompt_place_tokens_and_margin() -> None:
     ],
 )
 def test_failures_are_borne_up_to_one_percent_and_never_in_one_arm_alone(failed: dict[str, int], usable: bool) -> None:
-    served = served_report(AT_PAR, passes=passes(failed)).served
+    served = served_report(AT_PAR[:100], passes=passes(failed)).served
     assert served is not None
-    assert (unfit(served, None, 0.01) is None) is usable
+    assert (unfit(served, QUIET, 0.01, 100) is None) is usable
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda served: {"passes": []},
+        lambda served: {"passes": served.passes[:-1]},
+        lambda served: {"passes": [*served.passes, served.passes[-1]]},
+        lambda served: {"num_blocks": 1},
+        lambda served: {"notes": []},  # the target was asked alone, and nothing is said of its answers
+    ],
+)
+def test_a_report_that_was_cut_is_judged_by_nobody(cut: Callable[[Served], dict[str, Any]]) -> None:
+    whole = served_report(AT_PAR)
+    assert whole.served is not None
+    found = judge(whole.model_copy(update={"served": whole.served.model_copy(update=cut(whole.served))}))
+    assert (found.outcome, found.rule) == ("unusable", "evidence")
+
+
+def test_prompts_that_are_neither_counted_nor_left_out_make_a_choice() -> None:
+    found = judge(served_report(AT_PAR[:100], passes=passes({}, num_requests=101)))
+    assert (found.outcome, found.rule) == ("unusable", "evidence")
+    assert "100 prompts are counted and 0 left out" in found.reason
 
 
 def test_noise_is_held_against_the_margin() -> None:
@@ -156,61 +191,3 @@ def test_an_answer_twice_as_long_is_no_loss() -> None:
     assert (found.num_drafts_lost, found.num_drafts_gained) == (0, 0)
     assert found.change == pytest.approx(0)
     assert found.rounds.candidate_num_drafts == 2 * found.rounds.baseline_num_drafts
-
-
-def cells(num: int, noise: float, rng: np.random.Generator, block: float = 0.0, loss: float = 0.0) -> np.ndarray:
-    """[C, 3, 4]: 128 tokens in each cell, in rounds that vary by conversation, block and cell."""
-    conversation = rng.normal(0, 0.03, (num, 1))
-    arms = []
-    for sign, lost in ((-0.5, 0.0), (0.5, loss)):  # symmetric, so that the true change is that of `loss` alone
-        log_tau = np.log(1.8 * (1 - lost)) + sign * conversation + rng.normal(0, block, (1, 3))
-        rounds = np.rint(12800 / np.exp(log_tau + rng.normal(0, noise, (num, 3)))).astype(np.int64)
-        arms += [np.full((num, 3), 12800, dtype=np.int64), rounds]
-    return np.stack(arms, axis=-1)
-
-
-def crossed(made: np.ndarray) -> Conversations:
-    return Conversations(
-        counts=made.sum(axis=1), strata=np.zeros(len(made), dtype=np.int64), num_prompts=len(made), by_block=made
-    )
-
-
-def test_blocks_that_repeat_each_other_add_nothing_to_the_interval() -> None:
-    rng = np.random.default_rng(0)
-    one = cells(80, 0.05, rng)[:, :1]
-    same = np.repeat(one, 3, axis=1)
-    first = bca([one[:, 0]], change, 0.9, num_resamples=4999, seed=1)
-    second = bca([same], change, 0.9, num_resamples=4999, seed=1)
-    assert first is not None
-    assert second == pytest.approx(first, abs=3e-4)
-
-
-def test_blocks_that_differ_widen_it() -> None:
-    rng = np.random.default_rng(0)
-    made = cells(200, 0.02, rng, block=0.01)
-    found = paired_difference(crossed(made), 0.9, num_resamples=1999)
-    plain = Conversations(counts=made.sum(axis=1), strata=np.zeros(len(made), dtype=np.int64), num_prompts=len(made))
-    without = paired_difference(plain, 0.9, num_resamples=1999)
-    assert found is not None
-    assert without is not None
-    assert found.interval is not None
-    assert without.interval is not None
-    assert found.interval.method.startswith("BCa bootstrap, blocks × conversations")
-    assert found.interval.high - found.interval.low > 1.3 * (without.interval.high - without.interval.low)
-    assert found.estimate == without.estimate
-
-
-@pytest.mark.parametrize("block", [0.0, 0.003])
-def test_a_served_interval_errs_no_more_often_than_it_says(block: float) -> None:
-    """At a true loss of the margin, each tail on its own: 5 % of 200 runs, and three standard errors of that."""
-    rng, margin, runs = np.random.default_rng(7), 0.01, 200
-    passed = failed = 0
-    for _ in range(runs):
-        found = paired_difference(crossed(cells(64, 0.03, rng, block, loss=margin)), 0.9, num_resamples=499)
-        assert found is not None
-        assert found.interval is not None
-        passed += found.interval.low > -margin
-        failed += found.interval.high < -margin
-    bar = runs * 0.05 + 3 * (runs * 0.05 * 0.95) ** 0.5
-    assert passed <= bar
-    assert failed <= bar

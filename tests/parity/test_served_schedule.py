@@ -75,7 +75,21 @@ def test_on_disjoint_devices_both_run_at_once_and_trade_places_once() -> None:
     assert all(len(step) == 2 for stage in (before, after) for step in stage.steps)
 
 
-@pytest.mark.parametrize("devices", [("0,1", "1,2"), ("0,1",), ("0,1", "2"), ("0", "0")])
+@pytest.mark.parametrize(
+    "devices",
+    [
+        ("0,1", "1,2"),
+        ("0,1",),
+        ("0,1", "2"),
+        ("0", "0"),
+        ("0, 1", "1,2"),
+        ("0,0", "1,2"),
+        ("0,01", "1,2"),
+        ("0,1", "2,x"),
+        ("0,1", "2,"),
+        ("0", ""),
+    ],
+)
 def test_devices_that_are_shared_or_unequal_are_refused(devices: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="two sets"):
         schedule("disjoint devices", 4, devices=devices)
@@ -119,9 +133,47 @@ def test_the_target_alone_speculates_with_nothing() -> None:
     assert arms().command("none").speculative_config is None
 
 
-@pytest.mark.parametrize(("platform", "variable"), [("rocm", "HIP_VISIBLE_DEVICES"), ("cuda", "CUDA_VISIBLE_DEVICES")])
-def test_devices_become_the_platforms_variable(platform: str, variable: str) -> None:
-    assert arms(platform).command("baseline", "4,5").environment == {"A": "1", variable: "4,5"}
+HIP, CUDA = "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"
+
+
+@pytest.fixture(autouse=True)
+def all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has said which are ours."""
+    monkeypatch.delenv(HIP, raising=False)
+    monkeypatch.delenv(CUDA, raising=False)
+
+
+@pytest.mark.parametrize(("platform", "variables"), [("rocm", (HIP, CUDA)), ("cuda", (CUDA,))])
+def test_devices_become_the_platforms_variables(platform: str, variables: tuple[str, ...]) -> None:
+    assert arms(platform).command("baseline", "4,5").environment == {"A": "1", **dict.fromkeys(variables, "4,5")}
+
+
+@pytest.mark.parametrize("said", [HIP, CUDA])
+def test_devices_are_counted_among_those_that_are_ours(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a shared machine the first of ours is the driver's fifth."""
+    monkeypatch.setenv(said, "4, 5,6,7")
+    environment = arms().command("baseline", "1,3").environment
+    assert (environment[HIP], environment[CUDA]) == ("5,7", "5,7")
+    with pytest.raises(UsageError, match=rf"--devices 3,4: {said}=4, 5,6,7 leaves 4 devices, which count from 0"):
+        arms().command("baseline", "3,4")
+
+
+def test_devices_are_written_as_numbers() -> None:
+    alone, before, _ = schedule("disjoint devices", 4, devices=(" 0, 01", "2,3")).stages
+    assert alone.arms == {"none": "0,1"}
+    assert before.arms == {"baseline": "0,1", "candidate": "2,3"}
+
+
+def test_a_cache_that_is_no_number_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_SPACE, "4GB")
+    with pytest.raises(UsageError, match="VLLM_CPU_KVCACHE_SPACE=4GB: a whole number of GiB was needed"):
+        layout_here(arms("cpu"))
+
+
+@pytest.mark.parametrize("config", ['{"text_config": null, "num_hidden_layers": 7}', '{"text_config": [1]}', "[]", "{"])
+def test_a_targets_odd_config_tells_what_it_can(config: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(config)
+    assert num_hidden_layers(tmp_path) == (7 if "7" in config else None)
 
 
 def test_a_cpu_has_no_devices_to_share_out() -> None:
@@ -167,6 +219,11 @@ def test_on_a_cpu_the_cache_is_bounded_so_that_two_servers_fit(monkeypatch: pyte
     assert equipped(base, prompts("a"), 20, version("rocm")).environment == {}
 
 
-def test_no_secret_is_recorded() -> None:
-    found = relevant({"VLLM_API_KEY": "x", "VLLM_HF_TOKEN": "x", "HSA_SECRET": "x", "HSA_NO_SCRATCH_RECLAIM": "1"})
+@pytest.mark.parametrize("secret", ["API_KEY", "HF_TOKEN", "SECRET", "PASSWORD", "PASSPHRASE", "CREDENTIALS", "AUTH"])
+def test_no_secret_is_recorded(secret: str) -> None:
+    found = relevant({f"VLLM_{secret}": "x", "HSA_NO_SCRATCH_RECLAIM": "1"})
     assert found == {"HSA_NO_SCRATCH_RECLAIM": "1"}
+
+
+def test_the_engines_own_way_to_be_deterministic_is_recorded() -> None:
+    assert relevant({"VLLM_BATCH_INVARIANT": "1"}) == {"VLLM_BATCH_INVARIANT": "1"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,10 +21,14 @@ ROOM = 256
 CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"  # GiB; without it the CPU build takes most of the memory there is
 _DEFAULT_CACHE_SPACE = "2"
 _PROCESS_BYTES = 3 << 30  # an API server, an engine core and a worker, each with torch
-_DEVICE_VARIABLES = {"rocm": "HIP_VISIBLE_DEVICES", "cuda": "CUDA_VISIBLE_DEVICES"}
+# HIP reads both, and vLLM 0.32 refuses two that differ (platforms/rocm.py, `_sync_hip_cuda_env_vars`).
+_DEVICE_VARIABLES = {
+    "rocm": ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"),
+    "cuda": ("CUDA_VISIBLE_DEVICES",),
+}
 # Variables whose value may shape acceptance, by how they begin; never one that may hold a secret.
 _RECORDED = ("VLLM_", "HIP_", "ROCM_", "ROCR_", "HSA_", "CUDA_VISIBLE", "AITER_", "NCCL_", "RCCL_", "OMP_", "TORCH")
-_SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+_SECRET = ("KEY", "TOKEN", "SECRET", "PASS", "CRED", "AUTH")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +55,14 @@ class Arms:
             devices: numbers of the GPUs that it has to itself; None is all there are.
 
         Raises:
-            UsageError: devices, on a machine without GPUs.
+            UsageError: devices, on a machine without GPUs or without these.
         """
         environment = dict(self.base.environment)
         if devices is not None:
             if self.platform not in _DEVICE_VARIABLES:
                 raise UsageError(f"--devices {devices}: this vLLM computes on the CPU. Leave the option out.")
-            environment[_DEVICE_VARIABLES[self.platform]] = devices
+            variables = _DEVICE_VARIABLES[self.platform]
+            environment |= dict.fromkeys(variables, _as_the_driver_counts(devices, variables))
         if arm == "none":
             return replace(self.base, draft=None, num_speculative_tokens=None, speculative={}, environment=environment)
         return replace(
@@ -68,23 +73,36 @@ class Arms:
         )
 
 
+def _as_the_driver_counts(devices: str, variables: Sequence[str]) -> str:
+    """Numbers of devices among those that we may see, as numbers among all that there are.
+
+    A scheduler of a shared machine has said which are ours, in the very variables that a server's share is said in.
+
+    Raises:
+        UsageError: a number past the last device that we may see.
+    """
+    name = next((name for name in variables if os.environ.get(name)), None)
+    if name is None:
+        return devices
+    visible = [word.strip() for word in os.environ[name].split(",")]
+    numbers = [int(word) for word in devices.split(",")]
+    if max(numbers) >= len(visible):
+        raise UsageError(
+            f"--devices {devices}: {name}={os.environ[name]} leaves {len(visible)} devices, which count from 0. Name "
+            "those, or unset the variable."
+        )
+    return ",".join(visible[number] for number in numbers)
+
+
 def equipped(base: ServeCommand, prompts: PromptSet, max_tokens: int, version: EngineVersion) -> ServeCommand:
     """A command with what every arm needs besides: room for the longest conversation, and on a CPU a bounded cache."""
-    wanted = longest_prompt(prompts) + max_tokens + ROOM
+    wanted = prompts.longest + max_tokens + ROOM
     limit = context_length(Path(base.target))
     options = {"--max-model-len": wanted if limit is None else min(wanted, limit), **base.options}
     environment = dict(base.environment)
     if version.platform == "cpu" and CACHE_SPACE not in os.environ:
         environment.setdefault(CACHE_SPACE, _DEFAULT_CACHE_SPACE)
     return replace(base, options=options, environment=environment)
-
-
-def longest_prompt(prompts: PromptSet) -> int:
-    """Tokens of the longest prompt, at most, but for the few that a chat template adds.
-
-    How many it has is known once a server renders it; no tokenizer makes more of them than the text has bytes.
-    """
-    return max(sum(len(message.content.encode()) for message in prompt.messages) for prompt in prompts)
 
 
 def context_length(target: Path) -> int | None:
@@ -103,7 +121,10 @@ def _in_config(target: Path, key: str) -> int | None:
         config = json.loads((target / "config.json").read_bytes())
     except (OSError, ValueError):
         return None
-    value = config.get("text_config", config).get(key)
+    if not isinstance(config, dict):
+        return None
+    nested = config.get("text_config")
+    value = (nested if isinstance(nested, dict) else config).get(key)
     return value if isinstance(value, int) else None
 
 
@@ -114,7 +135,9 @@ def layout_here(arms: Arms, *, one_at_a_time: bool = False) -> Layout:
     weights = 2 * size_of(Path(arms.base.target))  # as in the files, or widened to float32
     weights += max(size_of(draft) for draft in arms.drafts.values())
     space = arms.base.environment.get(CACHE_SPACE) or os.environ.get(CACHE_SPACE) or _DEFAULT_CACHE_SPACE
-    needed = weights + int(float(space) * (1 << 30)) + _PROCESS_BYTES
+    if not space.isdecimal():  # as vLLM reads it (envs.py)
+        raise UsageError(f"{CACHE_SPACE}={space}: a whole number of GiB was needed, such as {_DEFAULT_CACHE_SPACE}.")
+    needed = weights + int(space) * (1 << 30) + _PROCESS_BYTES
     return "side by side" if fits_side_by_side(needed, available_bytes()) else "one at a time"
 
 

@@ -25,7 +25,7 @@ def uncountable(outcome: Outcome, arm: ServedArmName, num_speculative_tokens: in
     if arm == "none":
         return None
     if outcome.rounds is None:
-        return "the server did not say what its rounds accepted"
+        return "the server did not say what its rounds accepted, or its stream was merged or tried again"
     if outcome.num_speculative_tokens != num_speculative_tokens:
         return f"{outcome.num_speculative_tokens} tokens a round, but {num_speculative_tokens} were wanted"
     if outcome.rounds.num_undrafted:

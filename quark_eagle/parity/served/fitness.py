@@ -11,8 +11,10 @@ from collections import Counter
 from typing import Literal
 
 from quark_eagle.documents.served import Losslessness, Noise, Served, ServedArmName
+from quark_eagle.parity.served.schedule import MIN_BLOCKS
 
 MAX_FAILED_SHARE = 0.01
+NOT_CHECKED = "Losslessness was not checked"  # how a note begins that says why
 ARM_NAMES: dict[ServedArmName, str] = {
     "none": "the target alone",
     "baseline": "the BF16 draft",
@@ -21,13 +23,22 @@ ARM_NAMES: dict[ServedArmName, str] = {
 
 
 def unfit(
-    served: Served, noise: Noise | None, margin: float
+    served: Served, noise: Noise | None, margin: float, num_prompts: int
 ) -> tuple[Literal["evidence", "serving noise"], str] | None:
-    """Why a served measurement may not be judged, with the rule that says so; None if it may."""
-    problems = [*_failures(served), *(_not_lossless(found) for found in served.lossless if found.real)]
+    """Why a served measurement of so many prompts may not be judged, with the rule that says so; None if it may."""
+    problems = [
+        *_contradictions(served, num_prompts),
+        *_failures(served),
+        *(_not_lossless(found) for found in served.lossless if found.real),
+    ]
     if problems:
         return "evidence", " ".join(problems)
-    if noise is not None and (noise.low < -margin or noise.high > margin):
+    if noise is None:
+        return "evidence", (
+            f"{served.num_blocks} blocks do not tell how much serving differs from itself, and at least {MIN_BLOCKS} "
+            "were needed. Serve more blocks (--blocks)."
+        )
+    if noise.low < -margin or noise.high > margin:
         return "serving noise", (
             f"Serving differs from itself by {noise.low:+.2%} … {noise.high:+.2%} between two arms of the same draft "
             f"({noise.confidence:.0%}, {noise.num_blocks} blocks), which is more than the margin of {margin:.2%}: no "
@@ -35,6 +46,25 @@ def unfit(
             "state a wider margin."
         )
     return None
+
+
+def _contradictions(served: Served, num_prompts: int) -> list[str]:
+    """Where the passes are not those of the prompts that are counted: some are missing, or were cut out."""
+    made = Counter((it.arm, it.block) for it in served.passes if it.arm != "none")
+    wanted = Counter((arm, block) for arm in ("baseline", "candidate") for block in range(served.num_blocks))
+    if made != wanted:
+        return [f"The report is not whole: one pass of each draft in each of {served.num_blocks} blocks was wanted."]
+    asked = num_prompts + len({it.id for it in served.left_out})
+    if any(it.num_requests != asked for it in served.passes):
+        return [
+            f"The report is not whole: {num_prompts} prompts are counted and {asked - num_prompts} left out, but other "
+            "numbers were asked. Prompts that are in neither list make the counts those of a choice."
+        ]
+    is_checked = {it.arm for it in served.lossless} >= {"baseline", "candidate"}
+    is_said = any(note.startswith(NOT_CHECKED) for note in served.notes)
+    if any(it.arm == "none" for it in served.passes) and not is_checked and not is_said:
+        return ["The report is not whole: the target was asked alone, but no answer is held against its own."]
+    return []
 
 
 def _failures(served: Served) -> list[str]:

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from quark_eagle.documents.served import FirstDifference, Losslessness, ServedArmName
 from quark_eagle.serving.completion import Completion
 
-TIE_MARGINS: Mapping[str, float] = {"float32": 1e-4, "float16": 0.125, "bfloat16": 1.0}
-"""Differences of logits up to which a dtype's arithmetic may turn an argmax: 8 spacings of bfloat16 (and as many of
-float16) where logits are from 16 to 32, and a float32 difference that no sum of a few thousand terms reaches."""
+TIE_MARGINS: Mapping[str, float] = {"float32": 0.0, "float16": 0.125, "bfloat16": 1.0}
+"""Differences of logits below which a dtype's arithmetic may turn an argmax: 8 spacings of bfloat16 (and as many of
+float16) where logits are from 16 to 32. In float32 nothing is a tie: all answers must be equal."""
 TIES_KEPT = 5
 
 
@@ -45,7 +45,7 @@ def losslessness(
     found = [first_difference(*row) for row in compared]
     differences = [difference for difference in found if difference is not None]
     margin = tie_margin(dtype)
-    ties = [it for it in differences if it.margin is not None and it.margin <= margin]  # unknown: not a tie
+    ties = [it for it in differences if it.margin is not None and it.margin < margin]  # unknown: not a tie
     return Losslessness(
         arm=arm,
         num_compared=len(compared),

@@ -16,7 +16,7 @@ from quark_eagle.errors import CheckpointError, QuarkEagleError
 from quark_eagle.parity.served.arms import Arms, size_of
 from quark_eagle.parity.served.report import Setup, report_of
 from quark_eagle.parity.served.schedule import Schedule
-from quark_eagle.parity.served.session import Driving, Session
+from quark_eagle.parity.served.session import Driving, OnTurn, Session
 from quark_eagle.parity.side import Side
 from quark_eagle.progress import SILENT, Progress
 from quark_eagle.serving.engine import Engine
@@ -67,26 +67,38 @@ class ServedComparison:
         """Of the target's weights, loaded anew by every start; None where it is not on this disk."""
         return (size_of(Path(self.arms.base.target)) or None) if self.arms is not None else None
 
-    def run(self, *, command_line: Sequence[str] = (), progress: Progress = SILENT) -> ParityReport:
-        """Serve, count, and put it down. The servers' logs are kept where something went wrong.
-
-        Raises:
-            EngineError: a server did not start, died, or may not be compared with the others.
-        """
-        began = time.perf_counter()
-        logs = Path(tempfile.mkdtemp(prefix="quark-eagle-serve-"))
-        session = Session(
+    def session(self, logs: Path, progress: Progress = SILENT) -> Session:
+        """Its servers and passes, which have not begun; what they print goes into a directory."""
+        return Session(
             engine=self.engine,
             arms=self.arms,
             given=self.given,
+            drafts={"baseline": self.baseline, "candidate": self.candidate},
             prompts=self.prompts,
             num_speculative_tokens=self.num_speculative_tokens,
             driving=self.driving,
             logs=logs,
             progress=progress,
         )
+
+    def run(
+        self, *, command_line: Sequence[str] = (), progress: Progress = SILENT, on_turn: OnTurn | None = None
+    ) -> ParityReport:
+        """Serve, count, and put it down. The servers' logs are kept where something went wrong.
+
+        Args:
+            command_line: to be recorded.
+            progress: is told of starts and passes.
+            on_turn: is told of each pass that is done, and how long the rest will take.
+
+        Raises:
+            EngineError: a server did not start, died, or may not be compared with the others.
+        """
+        began = time.perf_counter()
+        logs = Path(tempfile.mkdtemp(prefix="quark-eagle-serve-"))
+        session = self.session(logs, progress)
         try:
-            session.run(self.schedule)
+            session.run(self.schedule, on_turn)
         except QuarkEagleError:
             with suppress(OSError):
                 logs.rmdir()  # where there is none: servers were given, or the first did not get so far

@@ -19,9 +19,11 @@ from quark_eagle.documents.served import EngineCounters, LeftOut, Losslessness, 
 from quark_eagle.parity.noise import noise_floor
 from quark_eagle.parity.served.arms import relevant
 from quark_eagle.parity.served.counting import blocks_of, counted, uncountable
+from quark_eagle.parity.served.fitness import NOT_CHECKED
 from quark_eagle.parity.served.losslessness import losslessness
 from quark_eagle.parity.served.schedule import Schedule
-from quark_eagle.parity.served.session import PassResult, Session, Voice
+from quark_eagle.parity.served.session import PassResult, Session
+from quark_eagle.parity.served.voice import Voice
 from quark_eagle.parity.side import Side
 from quark_eagle.parity.summary import summarize
 from quark_eagle.serving.client import Outcome
@@ -81,9 +83,9 @@ def _lossless(session: Session) -> tuple[list[Losslessness], list[str]]:
     """Both arms' answers against the target's own, or why that cannot be."""
     alone = _answers(blocks_of("none", session.results))
     if not alone:
-        return [], ["Losslessness was not checked: no server without speculation was asked."]
+        return [], [f"{NOT_CHECKED}: no server without speculation was asked."]
     if not session.driving.sampling.is_greedy:
-        return [], ["Losslessness was not checked: at a temperature above 0 answers differ by chance."]
+        return [], [f"{NOT_CHECKED}: at a temperature above 0 answers differ by chance."]
     dtype = _dtype(session.voices)
     return [losslessness(arm, alone[0], _answers(blocks_of(arm, session.results)), dtype) for arm in DRAFTS], []
 
@@ -139,6 +141,11 @@ def _notes(session: Session) -> list[str]:
         casts = [cast for cast in own[0].facts.casts or () if "float8" in cast]  # a target's into bfloat16 are usual
         if casts:
             notes.append(f"{arm}: the engine cast {len(casts)} weights into FP8 as it loaded them. First: {casts[0]}")
+        if not own[0].is_tied:
+            notes.append(
+                f"{arm}: its server speculates with {own[0].facts.draft}, which is not on this machine: that it is the "
+                "draft that was named is on the word of whoever started it."
+            )
         if any(voice.streams for voice in own):
             notes.append(f"{arm}: rounds were told from the pieces of streamed answers: this vLLM gives no account.")
         counters = [it.counters for it in session.results if it.turn.arm == arm and it.counters is not None]

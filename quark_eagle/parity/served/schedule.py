@@ -75,7 +75,7 @@ def schedule(
         without_speculation: whether the target is also asked alone.
 
     Raises:
-        UsageError: too few blocks, or an odd number of them on disjoint devices.
+        UsageError: too few blocks, or on disjoint devices an odd number of them, or sets that are not disjoint.
 
     >>> schedule("one at a time", 3).order
     ['none 0', 'baseline 0', 'candidate 0', 'candidate 1', 'baseline 1', 'baseline 2', 'candidate 2']
@@ -92,7 +92,8 @@ def schedule(
     else:
         turns = counter_balanced(num_blocks)
         stages = _shared_loads(turns) if layout == "one at a time" else [_stage(turns)]
-    alone = Stage(arms={"none": devices[0] if devices else None}, steps=((Turn(arm="none", block=0),),))
+    own = stages[0].arms["baseline"]  # a set of devices, on disjoint ones
+    alone = Stage(arms={"none": own}, steps=((Turn(arm="none", block=0),),))
     return Schedule(
         layout=layout, num_blocks=num_blocks, stages=tuple([alone, *stages] if without_speculation else stages)
     )
@@ -123,27 +124,37 @@ def _shared_loads(turns: Sequence[Turn]) -> list[Stage]:
 def _traded(num_blocks: int, devices: Sequence[str]) -> list[Stage]:
     """Both arms at the same time, for half of the blocks on the one set of devices and for half on the other."""
     problems = []
+    sets = [_numbers(it) for it in devices]
+    named = [number for numbers in sets for number in numbers]
     if num_blocks % 2:
         problems.append(
             f"--blocks {num_blocks}: an even number was needed with --devices, so that each arm runs as often on "
             "either set of devices."
         )
-    if len(devices) != 2 or set(devices[0].split(",")) & set(devices[-1].split(",")):
+    if len(sets) != 2 or not all(sets) or len(set(named)) < len(named):
         problems.append(
-            f"--devices {'/'.join(devices)}: two sets that share no device were needed, such as 0,1,2,3/4,5,6,7."
+            f"--devices {'/'.join(devices)}: two sets of numbers that share no device were needed, such as "
+            "0,1,2,3/4,5,6,7."
         )
-    elif len(devices[0].split(",")) != len(devices[1].split(",")):
+    elif len(sets[0]) != len(sets[1]):
         problems.append(f"--devices {'/'.join(devices)}: two sets of as many devices were needed.")
     if problems:
         raise UsageError("\n".join(problems))
+    first_set, second_set = (",".join(map(str, numbers)) for numbers in sets)
     half = num_blocks // 2
     return [
         Stage(arms={"baseline": first, "candidate": second}, steps=tuple(_both(block) for block in blocks))
         for (first, second), blocks in (
-            (devices, range(half)),
-            (devices[::-1], range(half, num_blocks)),
+            ((first_set, second_set), range(half)),
+            ((second_set, first_set), range(half, num_blocks)),
         )
     ]
+
+
+def _numbers(devices: str) -> list[int]:
+    """Of a set of devices; none if it is no list of numbers."""
+    words = [word.strip() for word in devices.split(",")]
+    return [int(word) for word in words] if all(word.isdecimal() for word in words) else []
 
 
 def _both(block: int) -> tuple[Turn, ...]:

@@ -9,25 +9,27 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from threading import Event
 
 from quark_eagle.documents.served import ServedArmName
 from quark_eagle.errors import EngineError, findings
 from quark_eagle.parity.served.arms import Arms
 from quark_eagle.parity.served.schedule import Schedule, Stage, Turn
+from quark_eagle.parity.served.voice import Voice, reasons_against
+from quark_eagle.parity.side import Side
 from quark_eagle.progress import SILENT, Progress
 from quark_eagle.serving.client import Client, Outcome
 from quark_eagle.serving.completion import Completion, CompletionRequest
 from quark_eagle.serving.engine import Engine
 from quark_eagle.serving.http_facts import facts_over_http
-from quark_eagle.serving.metrics import Counters, reconcile
+from quark_eagle.serving.metrics import Counters, reconcile, vouched_for
 from quark_eagle.serving.rendering import render
 from quark_eagle.serving.server import VllmServer
-from quark_eagle.serving.server_facts import ServerFacts
 from quark_eagle.trace.prompts import PromptSet
 from quark_eagle.trace.trace_document import Sampling
 
@@ -36,6 +38,8 @@ _WARM_UP_TOKENS = 4
 _NAMED = 5
 
 Rendering = Mapping[str, tuple[int, ...]]
+OnTurn = Callable[["PassResult", float], None]
+"""Is told of each turn that is done, with the seconds that all others will take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,26 +76,6 @@ class Driving:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Voice:
-    """A server that speaks for an arm.
-
-    Attributes:
-        server: of our own; None where it was given by its address.
-        devices: that it has to itself; None is all there are.
-        facts: what it is really set to.
-        streams: whether answers are read piece by piece, because the server does not say what its rounds accepted.
-    """
-
-    arm: ServedArmName
-    url: str
-    model: str
-    facts: ServerFacts
-    server: VllmServer | None = None
-    devices: str | None = None
-    streams: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PassResult:
     """What one turn brought.
 
@@ -113,6 +97,7 @@ class Session:
     Attributes:
         arms: commands of the servers; None where they were given.
         given: addresses of servers that run already, by arm.
+        drafts: that the arms are named for.
         voices: every server that spoke, in the order of their starts.
         rendering: the prompts as token ids, the same for all arms.
         results: of the turns so far.
@@ -122,6 +107,7 @@ class Session:
     engine: Engine | None
     arms: Arms | None
     given: Mapping[ServedArmName, str]
+    drafts: Mapping[ServedArmName, Side]
     prompts: PromptSet
     num_speculative_tokens: int
     driving: Driving
@@ -132,7 +118,7 @@ class Session:
     results: list[PassResult] = field(default_factory=list)
     over: Event = field(default_factory=Event)
 
-    def run(self, schedule: Schedule) -> None:
+    def run(self, schedule: Schedule, on_turn: OnTurn | None = None) -> None:
         """Every stage, one after the other.
 
         Raises:
@@ -141,7 +127,19 @@ class Session:
         for stage in schedule.stages:
             with self._alive(stage) as voices:
                 for step in stage.steps:
-                    self.results += self._step(step, voices, schedule.num_blocks)
+                    done = self._step(step, voices, schedule.num_blocks)
+                    self.results += done
+                    if on_turn is not None:
+                        for result in done:
+                            on_turn(result, self._seconds_left(schedule))
+
+    def _seconds_left(self, schedule: Schedule) -> float:
+        """From the mean of what was done so far; turns of one step run at the same time."""
+        loads = [voice.server.ready_seconds for voice in self.voices if voice.server is not None]
+        turns = [len(step) for stage in schedule.stages for step in stage.steps]
+        steps_left = len(turns) * (1 - len(self.results) / sum(turns))
+        asking = steps_left * fmean(it.seconds for it in self.results)
+        return asking + (schedule.num_loads - len(self.voices)) * (fmean(loads) if loads else 0.0)
 
     @contextmanager
     def _alive(self, stage: Stage) -> Iterator[Mapping[ServedArmName, Voice]]:
@@ -165,7 +163,15 @@ class Session:
             self.engine, command, log, ready_seconds=self.driving.ready_seconds, progress=self.progress
         )
         stack.callback(server.stop)
-        return Voice(arm=arm, url=server.url, model=server.model, facts=server.facts(), server=server, devices=devices)
+        return Voice(
+            arm=arm,
+            url=server.url,
+            model=server.model,
+            facts=server.facts(),
+            draft=self.drafts.get(arm),
+            server=server,
+            devices=devices,
+        )
 
     def _given(self, arm: ServedArmName) -> Voice:
         from quark_eagle.serving.endpoint import served_models
@@ -174,25 +180,17 @@ class Session:
         models = served_models(url)
         if len(models) != 1:
             raise EngineError(f"{url}: serves {', '.join(models) or 'nothing'}, but one model was needed.")
-        return Voice(arm=arm, url=url, model=models[0], facts=facts_over_http(url))
+        return Voice(arm=arm, url=url, model=models[0], facts=facts_over_http(url), draft=self.drafts.get(arm))
 
     def _require_comparable(self, voice: Voice) -> None:
-        """See that a server's acceptance means something, and that it differs from the others in its draft alone.
+        """See that a server speaks for its draft, and that it differs from the others in its draft alone.
 
         Raises:
             EngineError: it does not; all reasons are listed.
         """
-        k = voice.facts.num_speculative_tokens
-        problems = list(replace(voice.facts, casts=None).objections())
-        if voice.arm != "none" and k is not None and k != self.num_speculative_tokens:
-            problems.append(f"k: wanted {self.num_speculative_tokens}, found {k}")
-        for other in self.voices:
-            if "none" not in (voice.arm, other.arm):  # speculation itself may choose other graphs
-                problems += [f"{voice.arm} and {other.arm}, {it}" for it in voice.facts.differences(other.facts)]
-            if other.model != voice.model:
-                problems.append(f"{voice.arm} serves {voice.model}, but {other.arm} {other.model}")
+        problems = reasons_against(voice, self.voices, self.num_speculative_tokens)
         if problems:
-            advice = "What they accept cannot be compared. Serve both arms with the same settings, but for the draft."
+            advice = "What it accepts cannot be counted. Serve each arm's own draft, and both with the same settings."
             raise EngineError(findings(f"{voice.url} ({voice.arm})", [f"{it}." for it in problems], advice))
 
     def _render(self, voice: Voice) -> None:
@@ -253,6 +251,8 @@ class Session:
         ):
             asked = [pool.submit(self._pass, turn, voices[turn.arm], lambda outcome: task.advance(1)) for turn in step]
             try:
+                for future in wait(asked, return_when=FIRST_EXCEPTION).done:
+                    future.result()  # raises what it raised, while the other may still wait for answers
                 return [future.result() for future in asked]
             except BaseException:
                 self.over.set()  # a turn that still waits for answers gives up, before the pool is waited for
@@ -282,5 +282,5 @@ class Session:
                 )
             )
         return PassResult(
-            turn=turn, outcomes=dict(zip(names, outcomes, strict=True)), counters=counters, seconds=seconds
+            turn=turn, outcomes=dict(zip(names, vouched_for(outcomes), strict=True)), counters=counters, seconds=seconds
         )
