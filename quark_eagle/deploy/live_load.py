@@ -217,11 +217,15 @@ def _config(directory: Path | str) -> dict[str, Any]:
 
 @contextmanager
 def _running(command: list[str], log: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The command in a process group of its own, which is gone when the block ends, however it ends."""
+    """The command in a process group of its own, which is gone when the block ends, however it ends.
+
+    It ends with us as well, and if we are interrupted before the block has begun: the pipe that it reads is then closed
+    (`in_vllm.leash`).
+    """
     try:
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             env=os.environ | ENVIRONMENT,
@@ -235,6 +239,8 @@ def _running(command: list[str], log: IO[str]) -> Iterator[subprocess.Popen[byte
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def _wait(process: subprocess.Popen[bytes], answer: Path, timeout_seconds: float, progress: Progress) -> str:

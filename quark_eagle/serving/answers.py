@@ -161,9 +161,11 @@ def read_event(line: str) -> Mapping[str, Any] | None:
     if not line.startswith("data:") or line == "data: [DONE]":
         return None
     try:
-        event: Mapping[str, Any] = json.loads(line.removeprefix("data:"))
+        event = json.loads(line.removeprefix("data:"))
     except ValueError as error:
         raise MalformedAnswerError(f"a line of the stream is not JSON: {line[:80]!r}") from error
+    if not isinstance(event, dict):
+        raise MalformedAnswerError(f"a line of the stream is no JSON object: {line[:80]!r}")
     if "error" in event:
         raise BrokenOffError(f"the server broke off: {str(event['error'])[:200]}")
     return event

@@ -1,4 +1,4 @@
-"""Asking a Python for facts: a script of ours run by it, whose last line of output is the answer as JSON."""
+"""Asking a Python for facts: a script of ours run by it, whose last line of output that is JSON is the answer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from quark_eagle.errors import EngineError
 
 _SECONDS = 300.0  # torch's first import on a cold network disk
 _LAST_LINES = 12
+_SHOWN = 80  # characters of an answer that is none
 
 
 def ask(command: list[str], what: str, advice: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -45,5 +47,12 @@ def ask(command: list[str], what: str, advice: str, environment: Mapping[str, st
         raise EngineError(
             f"{command[0]}: asked {what}, it ended with {answered.returncode}. Its last lines:\n{last}\n{advice}"
         )
-    answer: dict[str, Any] = json.loads(lines[-1])
-    return answer
+    for line in reversed(lines):  # a library may print on its way out
+        with suppress(ValueError):
+            answer = json.loads(line)
+            if isinstance(answer, dict):
+                return answer
+    raise EngineError(
+        f"{command[0]}: asked {what}, it said {lines[-1][:_SHOWN]!r}, but a line of JSON was needed. Is this a Python? "
+        f"{advice}"
+    )

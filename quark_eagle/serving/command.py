@@ -11,6 +11,7 @@ from typing import Any
 from quark_eagle.errors import UsageError
 from quark_eagle.serving.engine import Engine
 from quark_eagle.serving.ports import LOOPBACK
+from quark_eagle.serving.refused_flags import objection
 
 SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 Option = str | int | float | bool | Mapping[str, Any] | list[Any]
@@ -18,20 +19,6 @@ Option = str | int | float | bool | Mapping[str, Any] | list[Any]
 
 # Set for every server: nothing is reported to anybody, and a tokenizer does not warn that it was forked.
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TOKENIZERS_PARALLELISM": "false"}
-# Written by `argv` from the fields; a second one among the options would silently win.
-_OWN = (
-    "--model",
-    "--served-model-name",
-    "--host",
-    "--port",
-    "--dtype",
-    "--trust-remote-code",
-    "--speculative-config",
-    "--enable-prefix-caching",
-    "--no-enable-prefix-caching",
-    "--per-request-spec-decode-metrics",
-    "--api-key",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +57,21 @@ class ServeCommand:
         """Refuse what cannot be served.
 
         Raises:
-            UsageError: a draft without k or k without a draft, or an option that a field says already.
+            UsageError: a draft without k or k without a draft, or an option that a field says already, or a secret.
         """
         if (self.draft is None) != (self.num_speculative_tokens is None):
             raise UsageError("A draft and its number of speculative tokens go together: give both or neither.")
-        problems = [f"{flag!r} does not start with --" for flag in self.options if not flag.startswith("--")]
-        problems += [f"{flag} is a setting of its own" for flag in self.options if flag.split("=")[0] in _OWN]
+        problems = [found for flag in self.options if (found := objection(flag)) is not None]
+        problems += [
+            f"{flag}: its value {value!r} is a flag itself"
+            for flag, value in self.options.items()
+            if isinstance(value, str) and value.startswith("--")
+        ]
+        problems += [
+            f"{name} of the speculative config is a setting of its own"
+            for name in self.speculative
+            if name in ("method", "model", "num_speculative_tokens")
+        ]
         if problems:
             raise UsageError(f"options of vLLM: {', '.join(problems)}. Such a flag cannot be passed on.")
 
@@ -127,7 +123,7 @@ class ServeCommand:
         return {**_QUIET, **engine.environment, **self.environment}
 
     def to_json(self) -> dict[str, Any]:
-        """Every field, for a report: nothing in it is secret (``--api-key`` is refused)."""
+        """Every field, for a report: nothing in it is secret (`refused_flags`)."""
         return {
             "target": self.target,
             "dtype": self.dtype,

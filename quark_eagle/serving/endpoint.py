@@ -27,9 +27,16 @@ def settings(url: str, seconds: float = _SECONDS) -> dict[str, Any]:
     Raises:
         UsageError: not an ``http://`` or ``https://`` address, or one with a user name or password in it.
     """
-    parts = urlsplit(url)
+    import httpx
+
+    shown = url.rpartition("@")[2]  # without a password
+    try:
+        parts = urlsplit(url)
+        _, _ = parts.port, httpx.URL(url)  # which may be none
+    except (ValueError, httpx.InvalidURL) as error:
+        raise UsageError(f"{shown}: not the address of a server, such as http://127.0.0.1:8000 ({error}).") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"{url}: not the address of a server, such as http://127.0.0.1:8000.")
+        raise UsageError(f"{shown}: not the address of a server, such as http://127.0.0.1:8000.")
     if parts.username or parts.password:
         raise UsageError(f"{parts.hostname}: a password does not belong in an address. Set {API_KEY_VARIABLE} instead.")
     key = os.environ.get(API_KEY_VARIABLE)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from quark_eagle.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from quark_eagle.serving.command import Option
@@ -29,7 +32,6 @@ def gpu_of(gpu: str, version: EngineVersion) -> str:
     Raises:
         UsageError: "auto", on a GPU for which there is no recipe.
     """
-    from quark_eagle.errors import UsageError
     from quark_eagle.serving.machine import GPU_ARCHES
 
     if gpu != "auto":
@@ -45,8 +47,16 @@ def gpu_of(gpu: str, version: EngineVersion) -> str:
 def major_minor(version: str) -> tuple[int, int]:
     """Of vLLM's version.
 
+    Raises:
+        EngineError: it has none, as a build from a source tree without tags.
+
     >>> major_minor("0.32.0+cpu")
     (0, 32)
     """
-    major, minor, *_ = version.split(".")
-    return int(major), int(minor)
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None:
+        raise EngineError(
+            f"vLLM calls itself version {version!r}, but MAJOR.MINOR was needed to know its flags. It may be "
+            "built from a source tree without tags. Install a release of it."
+        )
+    return int(numbers[1]), int(numbers[2])

@@ -57,9 +57,9 @@ def _at(said: Any, *keys: str | int) -> Any:
 def _from_metrics(url: str) -> ServerFacts:
     found = samples(ask(url, "/metrics").text, url)
     cache = next((sample.labels for sample in found if sample.name == _CACHE), {})
-    positions = {sample.labels["position"] for sample in found if sample.name == ACCEPTED_PER_POSITION}
+    positions = {sample.labels.get("position", "") for sample in found if sample.name == ACCEPTED_PER_POSITION}
     return ServerFacts(
-        num_speculative_tokens=len(positions) or None,
+        num_speculative_tokens=None if "" in positions else len(positions) or None,
         prefix_caching={"True": True, "False": False}.get(cache.get("enable_prefix_caching", "")),
         kv_cache_dtype=cache.get("cache_dtype"),
     )

@@ -32,7 +32,8 @@ def facts_in_log(log: str) -> ServerFacts:
         return ServerFacts()
     said = config["config"]
     draft = re.search(
-        r"SpeculativeConfig\(method='[^']*', model='(?P<model>[^']*)', num_spec_tokens=(?P<k>\d+)\)", said
+        r"SpeculativeConfig\(method='[^']*', model=(?P<q>['\"])(?P<model>.*?)(?P=q), num_spec_tokens=(?P<k>\d+)\)",
+        said,
     )
     arguments = told["args"] if told else ""
     target_backend, draft_backend = _backends(log, on_cpu="device_config=cpu" in said)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from quark_eagle.errors import EngineError, findings
@@ -62,6 +62,17 @@ class Counters:
         )
 
     def __sub__(self, before: Counters) -> Counters:
+        """What was counted since.
+
+        Raises:
+            EngineError: of another number of positions: it is another server by now.
+        """
+        now, then = (len(it.accepted_per_position) for it in (self, before))
+        if now != then:
+            raise EngineError(
+                f"/metrics: counted {then} draft positions before the requests and {now} after them. Another server "
+                "answers at this address by now. Measure again, on one that stays."
+            )
         return Counters(
             num_drafts=self.num_drafts - before.num_drafts,
             num_draft_tokens=self.num_draft_tokens - before.num_draft_tokens,
@@ -139,12 +150,32 @@ def reconcile(counted: Counters, outcomes: Sequence[Completion | Failure]) -> tu
         outcomes: of all requests in between.
     """
     answers = [outcome for outcome in outcomes if isinstance(outcome, Completion)]
-    exact = all(answer.attempts == 1 for answer in answers) and len(answers) == len(outcomes)
+    exact = _at_the_first_attempt(outcomes)
     return tuple(
         f"{name}: /metrics counts {total}, the answers {summed}"
         for name, total, summed in _pairs(counted, answers)
         if (total != summed if exact else total < summed)
     )
+
+
+def vouched_for(outcomes: Sequence[Completion | Failure]) -> list[Completion | Failure]:
+    """The outcomes of a pass, without rounds that nothing vouches for.
+
+    Rounds that were told from the pieces of a stream are too few where two pieces came as one. An exact comparison with
+    the counters sees that, but where a request was tried again there is none.
+    """
+    if _at_the_first_attempt(outcomes):
+        return list(outcomes)
+    return [
+        replace(outcome, rounds=None, rounds_from=None, num_speculative_tokens=None)
+        if isinstance(outcome, Completion) and outcome.rounds_from == "stream"
+        else outcome
+        for outcome in outcomes
+    ]
+
+
+def _at_the_first_attempt(outcomes: Sequence[Completion | Failure]) -> bool:
+    return all(isinstance(outcome, Completion) and outcome.attempts == 1 for outcome in outcomes)
 
 
 def _pairs(counted: Counters, answers: Sequence[Completion]) -> list[tuple[str, int, int]]:

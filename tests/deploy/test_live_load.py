@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +119,29 @@ def test_an_engine_that_never_ends_is_killed_with_its_children(tiny_draft: Path,
         live_load(tiny_draft, python=python, timeout_seconds=1)
 
     assert is_gone(int((tmp_path / "child").read_text()))
+
+
+HELD = """
+import os, sys
+from pathlib import Path
+from quark_eagle.deploy.live_load import SCRIPT, _running
+with open(sys.argv[1] + ".log", "w") as log, _running([sys.executable, str(SCRIPT), sys.argv[1]], log) as process:
+    print(process.pid, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_an_engine_does_not_outlive_whoever_asked_it(tmp_path: Path) -> None:
+    """Even where nobody was left to end it."""
+    job = tmp_path / "job"
+    os.mkfifo(job)
+    keeper = os.open(job, os.O_RDWR)  # a job whose end never comes
+    try:
+        died = subprocess.run([sys.executable, "-c", HELD, str(job)], capture_output=True, text=True, check=False)
+        assert died.returncode == -9
+        assert is_gone(int(died.stdout))
+    finally:
+        os.close(keeper)
 
 
 def test_a_target_without_sizes_is_refused_before_anything_starts(tiny_draft: Path, tmp_path: Path) -> None:

@@ -125,6 +125,9 @@ def test_an_empty_stream_is_broken_off() -> None:
 
 def test_events_are_the_lines_with_data() -> None:
     assert read_event('data: {"choices": []}') == {"choices": []}
+    for line in ("data: 7", "data: null", 'data: ["error"]', "data: [DONE"):
+        with pytest.raises(MalformedAnswerError):
+            read_event(line)
     assert [read_event(line) for line in ("", ": ping", "data: [DONE]")] == [None, None, None]
 
 

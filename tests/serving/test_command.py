@@ -57,10 +57,67 @@ def test_prefix_caching_is_always_said(caching: bool) -> None:
     assert ("--enable-prefix-caching" in flags, "--no-enable-prefix-caching" in flags) == (caching, not caching)
 
 
-@pytest.mark.parametrize("flag", ["--host", "--port", "--api-key", "--speculative-config", "--dtype=float16"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--host",
+        "--port",
+        "--speculative-config",
+        "--speculative_config",
+        "--speculative-config={}",
+        "--speculative-config.model",
+        "--speculative_config.model=/other",
+        "--speculative-confi",  # argparse takes any beginning that fits no other flag
+        "--enable-prefix",
+        "--spec-model",
+        "--dtype=float16",
+    ],
+)
 def test_what_a_field_says_cannot_be_said_twice(flag: str) -> None:
-    with pytest.raises(UsageError, match=rf"{flag} is a setting of its own"):
+    with pytest.raises(UsageError, match=r"--[a-z-]+ is a setting of its own"):
         ServeCommand(target="t", options={flag: "x"})
+
+
+def test_a_file_of_flags_is_refused() -> None:
+    with pytest.raises(UsageError, match="--config names a file of further flags"):
+        ServeCommand(target="t", options={"--config": "flags.yaml"})
+
+
+def test_no_flag_hides_in_the_value_of_another() -> None:
+    with pytest.raises(UsageError, match=r"--max-model-len: its value '--speculative-config=\{\}' is a flag itself"):
+        ServeCommand(target="t", options={"--max-model-len": "--speculative-config={}"})
+
+
+@pytest.mark.parametrize("name", ["method", "model", "num_speculative_tokens"])
+def test_further_settings_of_the_draft_replace_none_of_ours(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} of the speculative config is a setting of its own"):
+        ServeCommand(target="t", draft="d", num_speculative_tokens=3, speculative={name: "x"})
+
+
+@pytest.mark.parametrize(
+    "flag", ["--hf-token=hunter2", "--hf_token", "--hf-tok", "--api-key", "--api_key", "--x.secret=hunter2", "--apikey"]
+)
+def test_no_secret_is_passed_on_or_shown(flag: str) -> None:
+    with pytest.raises(UsageError, match=r"may hold a secret.*VLLM_API_KEY or HF_TOKEN") as refused:
+        ServeCommand(target="t", options={flag: "hunter2"})
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--config-format",
+        "--hf-overrides",
+        "--hf-config-path",
+        "--long-prefill-token-threshold",
+        "--max-num-batched-tokens",
+        "--model-impl",
+        "--specialize-active-lora",
+        "--tokenizer-mode",
+    ],
+)
+def test_flags_that_only_look_like_ours_are_passed_on(flag: str) -> None:
+    assert ServeCommand(target="t", options={flag: "x"}).flags()[-2:] == [flag, "x"]
 
 
 def test_a_flag_is_written_with_its_dashes() -> None:

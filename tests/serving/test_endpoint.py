@@ -23,10 +23,23 @@ def test_no_proxy_stands_before_the_loopback_interface() -> None:
     assert settings("https://node7.example")["trust_env"] is True
 
 
-@pytest.mark.parametrize("url", ["node7:8000", "ftp://node7", "http://", "/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "node7:8000",
+        "ftp://node7",
+        "http://",
+        "/v1",
+        "http://127.0.0.1:80x0",
+        "http://[::1",
+        "http://me:s3cret@node7:80x0",
+        "http://node7:99999999",
+    ],
+)
 def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(UsageError, match="not the address of a server"):
+    with pytest.raises(UsageError, match="not the address of a server") as caught:
         settings(url)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:

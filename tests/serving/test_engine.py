@@ -9,7 +9,9 @@ import pytest
 
 from quark_eagle.errors import EngineError, UsageError
 from quark_eagle.serving import engine_probe
+from quark_eagle.serving.asking import ask
 from quark_eagle.serving.engine import Engine
+from quark_eagle.serving.flags import major_minor
 
 
 def script(directory: Path, text: str) -> Path:
@@ -61,6 +63,30 @@ def test_a_python_without_vllm_is_told_from_its_last_words(tmp_path: Path) -> No
     bare = script(tmp_path, f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n')
     with pytest.raises(EngineError, match=r"(?s)its version of vLLM, it ended with 1.*No module.*--vllm-python"):
         Engine(python=bare).version()
+
+
+def test_what_is_no_python_is_told_by_what_it_says() -> None:
+    with pytest.raises(
+        EngineError, match=r"(?s)/bin/echo: asked for its version of vLLM, it said '.*engine_probe\.py'"
+    ):
+        Engine(python=Path("/bin/echo")).version()
+
+
+def test_the_answer_is_the_last_line_that_is_one(tmp_path: Path) -> None:
+    """A library may print as it is unloaded."""
+    chatty = script(tmp_path, "#!/bin/sh\necho loading; echo '{\"a\": 1}'; echo 7; echo destroyed the process group\n")
+    assert ask([str(chatty)], "anything", "") == {"a": 1}
+
+
+@pytest.mark.parametrize(("version", "found"), [("0.32.0+cpu", (0, 32)), ("0.1.dev1+g0", (0, 1)), ("1.2rc1", (1, 2))])
+def test_a_version_is_read(version: str, found: tuple[int, int]) -> None:
+    assert major_minor(version) == found
+
+
+@pytest.mark.parametrize("version", ["dev", "", "v1", "1"])
+def test_a_version_without_numbers_is_told(version: str) -> None:
+    with pytest.raises(EngineError, match=r"calls itself version .*, but MAJOR\.MINOR was needed"):
+        major_minor(version)
 
 
 @pytest.mark.vllm

@@ -8,7 +8,7 @@ import pytest
 
 from quark_eagle.errors import EngineError
 from quark_eagle.serving.completion import Completion, Failure, Reported
-from quark_eagle.serving.metrics import Counters, parse, reconcile
+from quark_eagle.serving.metrics import Counters, parse, reconcile, vouched_for
 from quark_eagle.serving.rounds import clipped
 
 K = 3
@@ -108,6 +108,24 @@ def test_what_failed_was_counted_too_but_nothing_is_answered_uncounted() -> None
     assert reconcile(COUNTED, [ANSWERS[0], FAILED]) == ()
     assert reconcile(COUNTED, [ANSWERS[0], answered(0, attempts=2)]) == ()
     assert reconcile(COUNTED, [*ANSWERS, answered(1), FAILED])
+
+
+def test_another_number_of_positions_is_another_server() -> None:
+    fewer = replace(COUNTED, accepted_per_position=COUNTED.accepted_per_position[:-1])
+    with pytest.raises(EngineError, match="counted 2 draft positions before the requests and 3 after them"):
+        COUNTED - fewer
+
+
+def test_streamed_rounds_that_no_exact_count_vouches_for_are_no_rounds() -> None:
+    """One request that was tried again would hide any number of merged pieces."""
+    streamed = replace(answered(2, 0, 1, reported=False), rounds_from="stream")
+    told = replace(answered(0, 0), rounds_from="metrics")
+    assert vouched_for([streamed, told]) == [streamed, told]
+    for bad in (replace(streamed, attempts=2), FAILED):
+        first, *_ = vouched_for([streamed, bad])
+        assert isinstance(first, Completion)
+        assert (first.rounds, first.rounds_from, first.num_speculative_tokens) == (None, None, None)
+    assert vouched_for([told, FAILED]) == [told, FAILED]
 
 
 def test_of_streamed_rounds_only_the_number_is_compared() -> None:

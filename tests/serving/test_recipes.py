@@ -296,6 +296,7 @@ import json, sys
 from dataclasses import fields
 import vllm.envs
 from vllm.config.speculative import SpeculativeConfig
+from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
@@ -309,6 +310,7 @@ for flags in asked["flags"]:
 print(json.dumps({
     "refused": refused,
     "fields": [field.name for field in fields(SpeculativeConfig)],
+    "arguments": [field.name for field in fields(EngineArgs)],
     "variables": list(vllm.envs.environment_variables),
     "backends": list(AttentionBackendEnum.__members__),
 }))
@@ -337,6 +339,8 @@ def test_the_installed_vllm_knows_every_flag_field_and_variable() -> None:
     assert said["refused"] == []
     parts = [part for it in made for part in it.parts]
     assert {it.name for it in parts if it.kind == "speculative"} <= set(said["fields"])
+    flags = {it.name for it in parts if it.kind == "flag"}
+    assert {flag.removeprefix("--").replace("-", "_") for flag in flags} <= set(said["arguments"]), "for recordings"
     assert {it.name for it in parts if it.kind == "variable"} <= set(said["variables"])
     backends = {it.value for it in parts if it.name in ("attention_backend", "--attention-backend")}
     assert backends <= set(said["backends"])

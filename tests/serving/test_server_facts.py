@@ -61,6 +61,11 @@ def test_a_log_tells_every_setting() -> None:
     )
 
 
+def test_a_path_with_a_quote_in_it_is_read_whole() -> None:
+    """Python writes such a string in the other quotes."""
+    assert facts_in_log(LOG.replace("model='/d', num", 'model="/amd\'s d", num')).draft == "/amd's d"
+
+
 def test_a_log_that_tells_nothing_leaves_everything_unknown() -> None:
     assert facts_in_log("Traceback (most recent call last):") == ServerFacts()
     assert "prefix_caching" in ServerFacts().unknown

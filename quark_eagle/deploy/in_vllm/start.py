@@ -3,7 +3,8 @@
     python start.py JOB.json
 
 The job names the draft, the arguments of ``vllm.LLM`` and the file for the answer. It ends with 0 whenever there is an
-answer, be it that vLLM refuses the draft; with a traceback if vLLM itself could not be started.
+answer, be it that vLLM refuses the draft; with a traceback if vLLM itself could not be started. Its standard input is a
+pipe of whoever started it: where that is closed, it is over.
 """
 
 from __future__ import annotations
@@ -65,4 +66,7 @@ def _configures(engine: dict[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
+    from leash import end_with_the_parent  # type: ignore[import-not-found]  # our neighbour, too
+
+    end_with_the_parent()
     start(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
