@@ -32,7 +32,8 @@ mkdir -p "$WORK"
 step quark-eagle doctor --gpu "$GPU" --target "$TARGET" --draft "$DRAFT" --tensor-parallel-size "$TP" \
     --prompts "$PROMPTS" --osl "$TOKENS" --output "$WORK" "${engine[@]}"
 
-# 2. How it is served, with every reason. Its variables hold for the target's recording too.
+# 2. How it is served, with every reason: trace and parity take the same by themselves. Its variables hold from here on,
+#    so that step 5 loads the draft as a server would.
 step quark-eagle recipe "$TARGET" "$DRAFT" --gpu "$GPU" --tensor-parallel-size "$TP" -k "$K" --compare "${remote[@]}" \
     >"$WORK/serve.sh"
 grep '^export ' "$WORK/serve.sh" >"$WORK/environment.sh" || true
@@ -40,13 +41,14 @@ grep '^export ' "$WORK/serve.sh" >"$WORK/environment.sh" || true
 source "$WORK/environment.sh"
 
 # 3. The target runs once, through vLLM; its path and hidden states are kept. Resumes where it was interrupted.
-step quark-eagle trace "$TARGET" --draft "$DRAFT" --engine vllm --tensor-parallel-size "$TP" --project \
-    --limit "$PROMPTS" --max-tokens "$TOKENS" --output "$WORK/trace" "${remote[@]}" "${engine[@]}"
+#    The BF16 draft is served along, and what it got accepted is what replay of it has to find.
+step quark-eagle trace "$TARGET" --draft "$DRAFT" --engine vllm --gpu "$GPU" --tensor-parallel-size "$TP" -k "$K" \
+    --project --limit "$PROMPTS" --max-tokens "$TOKENS" --output "$WORK/trace" "${remote[@]}" "${engine[@]}"
 
-# 4. Quantize with AMD Quark; published only if replay finds acceptance at par.
+# 4. Quantize with AMD Quark; published only if replay finds acceptance at par. Replay takes the GPU if our torch has it.
 if [ -z "$FP8" ]; then
     FP8=$WORK/fp8
-    step quark-eagle quantize "$DRAFT" --trace "$WORK/trace" --margin "$MARGIN" --output "$FP8"
+    step quark-eagle quantize "$DRAFT" --trace "$WORK/trace" -k "$K" --device auto --margin "$MARGIN" --output "$FP8"
 fi
 
 # 5. What does the engine make of every parameter?

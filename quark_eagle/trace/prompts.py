@@ -167,6 +167,14 @@ class PromptSet:
         return dict(sorted(Counter(prompt.category for prompt in self.prompts).items()))
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt, at most, but for the few that a chat template adds.
+
+        How many it has is known once an engine renders it; no tokenizer makes more of them than the text has bytes.
+        """
+        return max(sum(len(message.content.encode()) for message in prompt.messages) for prompt in self.prompts)
+
+    @property
     def sha256(self) -> str:
         """Of ids and contents in order: the same prompts in another file have the same hash."""
         return sha256_of_prompts((it.id, it.category, it.split, it.sha256) for it in self.prompts)

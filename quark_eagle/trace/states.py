@@ -6,12 +6,12 @@ replay would run on them without a word.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 from quark_eagle.errors import TraceError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ADVICE = (
     "A draft sees nothing in such states. Check the target's weights and the aux layer ids, then record the trace anew."
@@ -56,22 +56,29 @@ def check_states(states: Tensor, num_layers: int, where: str) -> None:
             )
 
 
-def check_path(regret: Tensor, where: str) -> None:
+def check_path(regrets: Sequence[Tensor], where: str) -> None:
     """Refuse states that were captured along another path than the one that was generated greedily.
 
     The tokens were generated in one pass and the states captured in another. So the logits that follow from the states
     have to have those tokens as their largest, but for ties: states of other tokens, of other positions, or of an
-    engine whose two ways of reading a prompt differ, do not.
+    engine whose two ways of reading a prompt differ, do not. Answers are judged one by one and all together: one whose
+    states are another's is lost among many, and in a short one a single token is no finding.
 
     Args:
-        regret: [T] how far below the largest logit each generated token's lies.
+        regrets: of each answer [T], how far below the largest logit each generated token's lies.
         where: whose they are, for the message.
 
     Raises:
         TraceError: for many tokens it is far below.
     """
+    for number, regret in enumerate(regrets, 1):
+        _check_path(regret, f"{where}: answer {number} of {len(regrets)}", spared=1)
+    _check_path(torch.cat(list(regrets)), where, spared=0)
+
+
+def _check_path(regret: Tensor, where: str, spared: int) -> None:
     far = int((regret > REGRET).sum())
-    if far > REGRETTED_SHARE * len(regret):
+    if far > max(spared, REGRETTED_SHARE * len(regret)):
         raise TraceError(
             f"{where}: {far} of {len(regret)} generated tokens lie more than {REGRET:g} below the largest logit that "
             f"follows from the captured states (the farthest {regret.max().item():.3g}), but a greedy answer is the "

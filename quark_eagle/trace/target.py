@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from quark_eagle.trace.decoding import Answer, Pace, Request
+    from quark_eagle.trace.vllm_start import Described
 
 
 class Target(Protocol):
@@ -84,40 +86,57 @@ def open_target(
         TraceError: the target cannot be used.
         EngineError: vLLM could not be started.
     """
-    directory = resolve_target(target, trust_remote_code=options.trust_remote_code)
-
-    def aux_layer_ids(layers: int) -> Sequence[int]:
-        return layout.geometry.aux_layer_ids or default_aux_layer_ids(layers)
-
-    def require_fits(identity: TargetId) -> None:
-        if problems := mismatches(layout, identity):
-            advice = "The draft was trained for another target. Give the one that belongs to it."
-            raise TraceMismatchError(findings(f"{target} does not fit the draft {draft.directory}", problems, advice))
-
     if options.vllm is not None:
-        from quark_eagle.trace.vllm_start import describe
         from quark_eagle.trace.vllm_target import VllmTarget
 
-        described = describe(directory, str(target), aux_layer_ids, options)
-        require_fits(described.id)
-        with VllmTarget.running(described, draft, layout, prompts, options, output, progress) as running:
+        found = described(target, draft, layout, prompts, options)
+        with VllmTarget.running(found, draft, layout, prompts, options, output, progress) as running:
             yield running
         return
     from quark_eagle.trace.device import resolve_device, resolve_dtype
     from quark_eagle.trace.transformers_target import TransformersTarget, identify
 
     device = resolve_device(options.device)
+    directory = resolve_target(target, trust_remote_code=options.trust_remote_code)
     identity = identify(
         directory,
         str(target),
-        aux_layer_ids,
+        partial(_aux_layer_ids, layout),
         # float32 states are asked for to check the algorithm, so they are computed in float32 too.
         dtype="float32" if options.state_dtype == "float32" else resolve_dtype(options.dtype, device),
         device=device,
         trust_remote_code=options.trust_remote_code,
     )
-    require_fits(identity)
+    _require_fits(target, draft, layout, identity)
     yield TransformersTarget.load(directory, identity, device=device, trust_remote_code=options.trust_remote_code)
+
+
+def described(
+    target: str | Path, draft: Checkpoint, layout: Eagle3Layout, prompts: PromptSet, options: RecordOptions
+) -> Described:
+    """A target and the vLLM that would run it, seen to fit the draft; nothing is loaded.
+
+    Raises:
+        TraceMismatchError: the draft does not fit.
+        TraceError: the target cannot be used.
+        EngineError: there is no vLLM.
+    """
+    from quark_eagle.trace.vllm_start import describe
+
+    directory = resolve_target(target, trust_remote_code=options.trust_remote_code)
+    found = describe(directory, str(target), draft, prompts, partial(_aux_layer_ids, layout), options)
+    _require_fits(target, draft, layout, found.id)
+    return found
+
+
+def _aux_layer_ids(layout: Eagle3Layout, num_layers: int) -> Sequence[int]:
+    return layout.geometry.aux_layer_ids or default_aux_layer_ids(num_layers)
+
+
+def _require_fits(target: str | Path, draft: Checkpoint, layout: Eagle3Layout, identity: TargetId) -> None:
+    if problems := mismatches(layout, identity):
+        advice = "The draft was trained for another target. Give the one that belongs to it."
+        raise TraceMismatchError(findings(f"{target} does not fit the draft {draft.directory}", problems, advice))
 
 
 def require_room(

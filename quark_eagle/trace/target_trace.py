@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TRACE_NAME = "trace.json"
+DEFAULT_K = 3
 RECORDING_NAME = "recording.json"
 ROWS_NAME = "rows.safetensors"  # or rows-<recording>.safetensors
 
@@ -212,6 +213,11 @@ class TargetTrace:
                 "Remove it, or record the trace anew."
             )
         return found
+
+    @property
+    def num_speculative_tokens(self) -> int:
+        """The k that drafts are replayed at unless it is said: of the draft which was served along, else 3."""
+        return DEFAULT_K if self.served is None else self.served.num_speculative_tokens
 
     @cached_property
     def served(self) -> ServedRounds | None:

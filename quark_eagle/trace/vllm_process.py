@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quark_eagle.errors import EngineError, TraceError
+from quark_eagle.errors import EngineError
 from quark_eagle.progress import SILENT, Progress, Task
 from quark_eagle.serving.causes import obituary
 from quark_eagle.serving.engine import Engine
@@ -29,6 +29,8 @@ from quark_eagle.serving.readiness import STAGES, stages_passed
 _HERE = Path(__file__).parent
 CAPTURE_CLASS = "quark_eagle_capture.StateCapture"  # as vLLM's workers import it
 _FILES = {"vllm_driver.py": "quark_eagle_driver.py", "vllm_capture.py": "quark_eagle_capture.py"}
+_PREFIX, _SOCKET = "quark-eagle-", "orders"
+_MAX_SOCKET_PATH = 107  # bytes
 _POLL_SECONDS = 0.5
 START_SECONDS = 3600.0  # half a terabyte of weights from a cold disk
 SILENT_SECONDS = 1800.0  # no token for so long, and the engine is taken for stuck
@@ -62,30 +64,21 @@ class VllmProcess:
     @classmethod
     @contextmanager
     def running(cls, engine: Engine, title: str, environment: Mapping[str, str]) -> Iterator[VllmProcess]:
-        """A driver, as long as the block runs. Its log is kept if the block fails, and named by the error.
+        """A driver, as long as the block runs. Its log is kept where an `EngineError` names it, and nowhere else.
 
         Raises:
             EngineError: it did not come up.
         """
         handle, log = tempfile.mkstemp(prefix="quark-eagle-vllm-", suffix=".log")
         os.close(handle)
-        with tempfile.TemporaryDirectory(prefix="quark-eagle-") as folder:
-            for name, copied in _FILES.items():
-                shutil.copy(_HERE / name, Path(folder, copied))
-            listening = socket.socket(socket.AF_UNIX)
-            address = str(Path(folder, "orders"))
-            listening.bind(address)
-            listening.listen(1)
-            path = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
-            unsaid = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
-            variables = {**unsaid, "PYTHONPATH": path, **engine.environment, **environment}
-            command = [str(engine.python), str(Path(folder, _FILES["vllm_driver.py"])), address]
-            process = Guarded.start(command, Path(log), variables)
-            try:
-                with listening, _accepted(listening, process, title) as connection:
-                    yield cls(process=process, connection=connection, title=title)
-            finally:
-                process.stop()
+        try:
+            with _folder() as folder, _driver(folder, Path(log), engine, environment, title) as process:
+                yield process
+        except EngineError:
+            raise
+        except BaseException:  # interrupted, or nothing that the engine could tell more of
+            Path(log).unlink(missing_ok=True)
+            raise
         Path(log).unlink(missing_ok=True)
 
     def start(self, engine: Mapping[str, Any], progress: Progress = SILENT) -> dict[str, Any]:
@@ -169,6 +162,46 @@ class VllmProcess:
         return EngineError(obituary(what, self.process))
 
 
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """For our files, and for a socket, whose path may have 107 bytes (unix(7)): not below a TMPDIR that is longer.
+
+    Raises:
+        EngineError: it cannot be made.
+    """
+    path = Path(tempfile.gettempdir(), f"{_PREFIX}12345678", _SOCKET)
+    place = "/tmp" if len(os.fsencode(path)) > _MAX_SOCKET_PATH else None
+    try:
+        return tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place)
+    except OSError as error:
+        raise EngineError(
+            f"{place or tempfile.gettempdir()}: nothing can be written there ({error.strerror}), but vLLM is spoken to "
+            "through a socket there. Set TMPDIR to a writable directory with a short path."
+        ) from error
+
+
+@contextmanager
+def _driver(
+    folder: str, log: Path, engine: Engine, environment: Mapping[str, str], title: str
+) -> Iterator[VllmProcess]:
+    """A driver that runs in a folder, once it has come up."""
+    for name, copied in _FILES.items():
+        shutil.copy(_HERE / name, Path(folder, copied))
+    listening = socket.socket(socket.AF_UNIX)
+    address = str(Path(folder, _SOCKET))
+    listening.bind(address)
+    listening.listen(1)
+    path = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
+    unsaid = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
+    variables = {**unsaid, "PYTHONPATH": path, **engine.environment, **environment}
+    command = [str(engine.python), str(Path(folder, _FILES["vllm_driver.py"])), address]
+    process = Guarded.start(command, log, variables)
+    try:
+        with listening, _accepted(listening, process, title) as connection:
+            yield VllmProcess(process=process, connection=connection, title=title)
+    finally:
+        process.stop()
+
+
 @contextmanager
 def _accepted(listening: socket.socket, process: Guarded, title: str) -> Iterator[socket.socket]:
     """The driver's connection, once it has come up; or the news that it has not."""
@@ -189,21 +222,3 @@ def _accepted(listening: socket.socket, process: Guarded, title: str) -> Iterato
 def _advance(task: Task, passed: int, now: int) -> int:
     task.advance(now - passed)
     return now
-
-
-@contextmanager
-def scratch_beside(output: Path) -> Iterator[Path]:
-    """A folder on the output's disk, for states on their way; gone after the block.
-
-    Raises:
-        TraceError: it cannot be made.
-    """
-    try:
-        output.absolute().parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.absolute().parent)
-    except OSError as error:
-        raise TraceError(
-            f"{output}: nothing can be written beside it ({error.strerror}), but states pass through there."
-        ) from error
-    with folder as name:
-        yield Path(name)

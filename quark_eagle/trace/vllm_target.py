@@ -29,10 +29,11 @@ from quark_eagle.trace.lent_weights import LentWeights
 from quark_eagle.trace.prompts import Prompt, PromptSet
 from quark_eagle.trace.record_options import RecordOptions
 from quark_eagle.trace.sampling import seed_of
+from quark_eagle.trace.scratch import scratch_beside
 from quark_eagle.trace.states import check_path
 from quark_eagle.trace.target import require_room
 from quark_eagle.trace.trace_document import Sampling, TargetId
-from quark_eagle.trace.vllm_process import VllmProcess, scratch_beside
+from quark_eagle.trace.vllm_process import VllmProcess
 from quark_eagle.trace.vllm_start import Described, engine_arguments
 
 
@@ -78,16 +79,17 @@ class VllmTarget:
         assert vllm is not None
         borrows = not (layout.has("embed_tokens.weight") and layout.has("lm_head.weight"))
         lent = LentWeights.find(described.directory, described.geometry) if borrows else None
-        arguments = engine_arguments(described, draft, prompts, options)
+        arguments = engine_arguments(described, prompts, options)
         served = {}
-        if vllm.num_speculative_tokens is not None:
+        if described.num_speculative_tokens is not None:
             served["served"] = {
-                "num_speculative_tokens": vllm.num_speculative_tokens,
+                "num_speculative_tokens": described.num_speculative_tokens,
                 "draft_weights_sha256": sha256_of_weights(draft.directory, draft.shards),
             }
+        environment = dict(described.command.environment)
         with (
             scratch_beside(output) as scratch,
-            VllmProcess.running(described.engine, described.id.name, vllm.environment) as process,
+            VllmProcess.running(described.engine, described.id.name, {**environment, **vllm.environment}) as process,
         ):
             done = process.start(arguments, progress)
             yield cls(
@@ -100,6 +102,7 @@ class VllmTarget:
                     "versions": {"vllm": described.version.vllm},
                     "arch": described.version.arch,
                     "engine_arguments": arguments,
+                    "environment": environment,
                     **served,
                 },
             )
@@ -170,7 +173,7 @@ class VllmTarget:
                 )
             )
         if sampling.is_greedy:
-            check_path(torch.cat(regrets), self.id.name)
+            check_path(regrets, self.id.name)
         return found, _pace(requests, found, done)
 
     def embedding_rows(self, token_ids: Tensor) -> Tensor:

@@ -57,11 +57,25 @@ def test_a_state_of_one_number_throughout_is_refused() -> None:
 def test_states_whose_logits_point_elsewhere_are_not_of_the_path() -> None:
     regret = torch.zeros(100)
     regret[:5] = 3.0
-    check_path(regret, "target")
+    check_path([regret], "target")
     regret[5] = 3.0
-    with pytest.raises(TraceError, match="target: 6 of 100 generated tokens lie more than 1 below the largest logit"):
-        check_path(regret, "target")
+    with pytest.raises(TraceError, match="6 of 100 generated tokens lie more than 1 below the largest logit"):
+        check_path([regret], "target")
+
+
+def test_one_answer_with_anothers_states_is_not_lost_among_many() -> None:
+    many = [torch.zeros(100) for _ in range(63)]
+    check_path([*many, torch.zeros(100)], "target")
+    with pytest.raises(TraceError, match="target: answer 64 of 64: 100 of 100 generated tokens lie more than 1 below"):
+        check_path([*many, torch.full((100,), 3.0)], "target")
+
+
+def test_one_token_of_a_short_answer_is_no_finding_and_one_of_each_is() -> None:
+    short = torch.tensor([0.0, 0.0, 0.0, 3.0])
+    check_path([*[torch.zeros(4)] * 31, short], "target")
+    with pytest.raises(TraceError, match="target: 32 of 128 generated tokens"):
+        check_path([short] * 32, "target")
 
 
 def test_ties_that_fall_the_other_way_are_no_other_path() -> None:
-    check_path(torch.full((100,), 0.9), "target")
+    check_path([torch.full((100,), 0.9)], "target")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from quark_eagle.errors import EngineError, TraceError
+from quark_eagle.errors import EngineError
 from quark_eagle.serving.engine import Engine
 from quark_eagle.serving.guardian import members
 from quark_eagle.trace import vllm_process
-from quark_eagle.trace.vllm_process import VllmProcess, scratch_beside
+from quark_eagle.trace.vllm_process import VllmProcess
 
 ENGINE = Engine(python=Path(sys.executable))
 DRIVER = """
@@ -117,17 +117,22 @@ def test_what_the_user_set_wins_over_our_environment(pretend: Pretend, monkeypat
         assert process.encode([]) == ["7", "1", "b"]  # type: ignore[comparison-overlap]
 
 
-def test_scratch_lies_beside_the_output_and_goes(tmp_path: Path) -> None:
-    with scratch_beside(tmp_path / "deep" / "trace") as scratch:
-        assert scratch.parent == tmp_path / "deep"
-        (scratch / "states").write_bytes(b"1")
-    assert not scratch.exists()
+def test_a_temporary_directory_with_a_long_path_holds_no_socket(
+    pretend: Pretend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of one has 107 bytes at most."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    pretend(DRIVER + "    reply(done=[1])\n")
+    with VllmProcess.running(ENGINE, "target", {}) as process:
+        assert process.encode([]) == [1]  # type: ignore[comparison-overlap]
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(TraceError, match="nothing can be written beside it"),
-        scratch_beside(tmp_path / "file" / "trace"),
-    ):
-        pass
+def test_an_interrupt_leaves_no_log(pretend: Pretend, tmp_path: Path) -> None:
+    pretend(DRIVER + "    time.sleep(60)\n")
+    running = VllmProcess.running(ENGINE, "target", {})
+    running.__enter__()
+    assert len(list(tmp_path.glob("*.log"))) == 1
+    assert not running.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)  # the interrupt goes on
+    assert not list(tmp_path.glob("*.log"))

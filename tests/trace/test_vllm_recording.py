@@ -185,6 +185,7 @@ def test_a_finished_trace_without_its_anchor_gets_it_by_the_same_command(recorde
     path.unlink(missing_ok=True)
     arguments = ["trace", recorded.target, "--draft", recorded.draft, "--output", recorded.trace.directory]
     arguments += ["--prompts", recorded.prompts.source, "--engine", "vllm"]
+    arguments += ["--max-tokens", 32, "--dtype", "float32", "--state-dtype", "float32", "--batch-size", 3]
     result = CliRunner().invoke(app, [*map(str, arguments)])
     assert result.exit_code == 0, result.output
     assert "is finished, and only its anchor is missing" in result.stderr
@@ -208,7 +209,7 @@ def test_a_target_of_kimis_kind_is_recorded(tmp_path: Path) -> None:
     target, text = write_tiny_kimi(tmp_path)
     draft = Checkpoint.open(write_tiny_draft(tmp_path / "draft", vocab=VOCAB, aux_layer_ids=(1, 3, 5)))
     prompts = PromptSet.load(write_prompts(tmp_path / "prompts.jsonl", CONTENTS[:4]))
-    vllm = VllmOptions(num_speculative_tokens=None, options=ENGINE_OPTIONS, environment=ENVIRONMENT)
+    vllm = VllmOptions(serves_draft=False, options=ENGINE_OPTIONS, environment=ENVIRONMENT)
     options = replace(OPTIONS, sampling=Sampling(max_tokens=12), vllm=vllm)
     trace = record(target, draft, prompts, tmp_path / "trace", options)
     assert (trace.target.num_hidden_layers, trace.target.hidden_size, trace.target.vocab_size) == (6, 64, VOCAB)
