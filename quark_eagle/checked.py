@@ -25,7 +25,8 @@ class Check:
         trace: measure on this trace; this or ``target``.
         options: how to record.
         limit: prompts to record at most.
-        num_speculative_tokens: k.
+        num_speculative_tokens: k; None is that of the draft served with the trace, else 3 replayed and the recipe's
+            served.
         device: where the drafts are replayed.
         serve: serve both drafts as well, in this way, if replay lets the draft be published; None: replay alone.
         rules: of the verdicts; None: their defaults.
@@ -36,34 +37,40 @@ class Check:
     trace: Path | None = None
     options: RecordOptions | None = None
     limit: int | None = None
-    num_speculative_tokens: int = 3
+    num_speculative_tokens: int | None = None
     device: str = "cpu"
     serve: ServeOptions | None = None
     rules: Rules | None = None
     publish_anyway: bool = False
 
     def allows(self, verification: VerifyReport, replayed: Verdict, served: Verdict | None = None) -> bool:
-        """Whether the draft may be published.
-
-        Serving is noisy where replay is not, so a served run may leave open what replay decided; but it may not find a
-        loss, and it may not go wrong.
-        """
+        """Whether the draft may be published."""
         if not verification.ok:
             return False
-        outcomes = [replayed.outcome] if served is None else [replayed.outcome, served.outcome]
         if self.publish_anyway:
-            return "unusable" not in outcomes
-        return replayed.outcome == "pass" and outcomes[-1] in ("pass", "inconclusive")
+            return all(it.outcome != "unusable" for it in (replayed, served) if it is not None)
+        return replayed.outcome == "pass" and (served is None or bears_out(served))
+
+
+def bears_out(served: Verdict) -> bool:
+    """Whether a served run leaves standing that replay passed.
+
+    Serving is noisy where replay is not, so it may leave open what replay decided: where enough conversations were
+    served, and the change that was found is itself inside the margin.
+    """
+    if served.outcome == "inconclusive":
+        found = served.difference
+        return served.rule in ("interval", "methods disagree") and found is not None and found.estimate > -served.margin
+    return served.outcome == "pass"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A measurement and the verdict on it, and where both lie."""
+    """A measurement, where it lies, and the verdict on it."""
 
     report: ParityReport
-    verdict: Verdict
     report_path: Path
-    verdict_path: Path
+    verdict: Verdict
 
     def sentences(self) -> list[str]:
         """What was found, a line each."""
@@ -93,6 +100,7 @@ class Checked:
         replayed: what it accepts over the trace, beside its BF16 original.
         served: the same in a real engine; None where it was not asked for, or replay had decided against the draft.
         trace: directory of the trace it was measured on.
+        verdict_path: where the verdict lies that decided.
         published: whether OUT is there.
     """
 
@@ -101,6 +109,7 @@ class Checked:
     replayed: Judged
     served: Judged | None
     trace: Path
+    verdict_path: Path
     published: bool
 
     @property
@@ -110,9 +119,10 @@ class Checked:
 
     @property
     def verdict(self) -> Verdict:
-        """On what decided: replay, unless only serving found a loss or went wrong."""
-        if self.served is not None and self.replayed.verdict.outcome == "pass":
-            return self.served.verdict if self.served.verdict.outcome in ("fail", "unusable") else self.replayed.verdict
+        """What decided: replay's, unless that passed and serving does not bear it out."""
+        passed = self.replayed.verdict.outcome == "pass"
+        if self.served is not None and passed and not bears_out(self.served.verdict):
+            return self.served.verdict
         return self.replayed.verdict
 
     @property
@@ -134,8 +144,7 @@ class Checked:
             lines.append(worth.sentence)
         done = "Published" if self.published else "Not published"
         counts = ", ".join(str(it.report_path) for it in self.judged)
-        verdicts = ", ".join(str(it.verdict_path) for it in self.judged)
-        lines.append(f"{done}. Counts of every prompt: {counts}; verdict: {verdicts}")
+        lines.append(f"{done}. Counts of every prompt: {counts}; verdict: {self.verdict_path}")
         return lines
 
     def to_json(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from quark_eagle.parity.served.schedule import Schedule
     from quark_eagle.serve_options import ServeOptions
     from quark_eagle.serving.command import ServeCommand
-    from quark_eagle.serving.engine import Engine
+    from quark_eagle.serving.engine import EngineVersion
     from quark_eagle.trace.prompts import PromptSet
 
 DEFAULT_BLOCKS = 3
@@ -30,7 +29,7 @@ def open_comparison(
     candidate: Path,
     trace: Path,
     *,
-    num_speculative_tokens: int = 3,
+    num_speculative_tokens: int | None = None,
     dtype: Literal["auto", "bfloat16", "float32"] = "auto",
     walk_only: bool = False,
     draft_sample_method: Literal["greedy", "probabilistic"] = "greedy",
@@ -41,6 +40,7 @@ def open_comparison(
 
     `parity` goes by tensors; which of them the engine casts on loading is for `deploy` to say. See
     `quark_eagle.parity.compare.Comparison.open` for arguments and errors; ``baseline`` may be a file of stored counts.
+    k is by default that of the draft which was served along with the trace, for an anchor holds at that k alone.
     """
     from quark_eagle.checkpoint.layout import Eagle3Layout
     from quark_eagle.checkpoint.reader import Checkpoint
@@ -48,14 +48,14 @@ def open_comparison(
     from quark_eagle.parity.compare import Comparison
     from quark_eagle.trace.target_trace import TargetTrace
 
-    checkpoint = Checkpoint.open(candidate)
-    weights = miscast_weights(checkpoint, TargetTrace.open(trace).target.num_hidden_layers)
+    checkpoint, opened = Checkpoint.open(candidate), TargetTrace.open(trace)
+    weights = miscast_weights(checkpoint, opened.target.num_hidden_layers)
     slots = Eagle3Layout.of(checkpoint).slots
     return Comparison.open(
         baseline,
         candidate,
         trace,
-        num_speculative_tokens=num_speculative_tokens,
+        num_speculative_tokens=num_speculative_tokens or opened.num_speculative_tokens,
         dtype=dtype,
         walk_only=walk_only,
         draft_sample_method=draft_sample_method,
@@ -69,11 +69,11 @@ def open_served(
     drafts: tuple[Path, Path],
     serve: ServeOptions,
     *,
-    num_speculative_tokens: int,
+    num_speculative_tokens: int | None = None,
     dtype: str = "auto",
     candidate_name: str | None = None,
 ) -> ServedComparison:
-    """Everything that is decided before a server is started.
+    """Everything that is decided before a server is started; k is by default the recipe's.
 
     Raises:
         QuarkEagleError: drafts, prompts, engine or options cannot be used.
@@ -85,6 +85,7 @@ def open_served(
     from quark_eagle.parity.side import Side
     from quark_eagle.serving.engine import Engine
     from quark_eagle.trace.prompts import PromptSet
+    from quark_eagle.trace.target_trace import DEFAULT_K
     from quark_eagle.trace.trace_document import Sampling
 
     prompts = PromptSet.load(serve.prompts, serve.split or "parity").limited(serve.limit)
@@ -106,25 +107,27 @@ def open_served(
             baseline=baseline,
             candidate=candidate,
             prompts=prompts,
-            num_speculative_tokens=num_speculative_tokens,
+            num_speculative_tokens=num_speculative_tokens or DEFAULT_K,
             driving=driving,
             schedule=schedule("given servers", serve.blocks or DEFAULT_BLOCKS, without_speculation=False),
             given={"baseline": serve.baseline_url, "candidate": serve.candidate_url},
         )
     engine = Engine.find(serve.vllm_python, serve.vllm_bin)
     version = engine.version()
-    base = replace(_base(serve, drafts[1], num_speculative_tokens, engine, prompts), dtype=dtype)
+    base = replace(_base(serve, drafts[1], num_speculative_tokens, version, prompts), dtype=dtype)
+    k = base.num_speculative_tokens
+    assert k is not None  # of a command with a draft
     arms = Arms(
         base=equipped(base, prompts, sampling.max_tokens, version),
         drafts={"baseline": drafts[0], "candidate": drafts[1]},
-        num_speculative_tokens=num_speculative_tokens,
+        num_speculative_tokens=k,
         platform=version.platform,
     )
     return ServedComparison(
         baseline=baseline,
         candidate=candidate,
         prompts=prompts,
-        num_speculative_tokens=num_speculative_tokens,
+        num_speculative_tokens=k,
         driving=replace(driving, sends_seed=version.platform != "cpu"),
         schedule=_schedule(serve, layout_here(arms, one_at_a_time=bool(serve.one_at_a_time))),
         engine=engine,
@@ -157,29 +160,23 @@ def _schedule(serve: ServeOptions, layout: Any) -> Schedule:
     return schedule(layout, serve.blocks or DEFAULT_BLOCKS)
 
 
-def _base(serve: ServeOptions, candidate: Path, k: int, engine: Engine, prompts: PromptSet) -> ServeCommand:
+def _base(
+    serve: ServeOptions, candidate: Path, k: int | None, version: EngineVersion, prompts: PromptSet
+) -> ServeCommand:
     """What the recipe serves on this GPU, with the user's own flags over it."""
     from quark_eagle.checkpoint.source import resolve
-    from quark_eagle.parity.served.arms import ROOM, context_length, longest_prompt
-    from quark_eagle.serving.flags import flags, gpu_of, major_minor
-    from quark_eagle.serving.recipe_model import ServedModel
-    from quark_eagle.serving.recipes import Job, recipe
+    from quark_eagle.serving.flags import flags
+    from quark_eagle.serving.recipe_here import recipe_here
 
     assert serve.target is not None  # check_usage
-    answer = serve.max_tokens or DEFAULT_MAX_TOKENS
-    target, version = resolve(serve.target, python_too=bool(serve.trust_remote_code)), engine.version()
-    job = Job(
-        target=ServedModel.of(str(target), target),
-        draft=ServedModel.of(str(candidate), candidate),
-        gpu=gpu_of(serve.gpu or "auto", version),
+    command = recipe_here(
+        version,
+        resolve(serve.target, python_too=bool(serve.trust_remote_code)),
+        candidate,
+        longest_prompt=prompts.longest,
+        gpu=serve.gpu,
         tensor_parallel_size=serve.tensor_parallel_size,
         num_speculative_tokens=k,
-        compare=True,
-        isl=max(1, min(longest_prompt(prompts), (context_length(target) or sys.maxsize) - answer - ROOM)),
-        osl=answer,
-        vllm=major_minor(version.vllm),
         trust_remote_code=bool(serve.trust_remote_code),
     )
-    command = recipe(job).command
-    options = {name: value for name, value in command.options.items() if name != "--max-model-len"}
-    return replace(command, options={**options, **flags(serve.vllm_option or [])})
+    return replace(command, options={**command.options, **flags(serve.vllm_option or [])})

@@ -22,9 +22,15 @@ if TYPE_CHECKING:
     from quark_eagle.documents.parity import ParityReport
     from quark_eagle.parity.compare import Comparison
     from quark_eagle.parity.served.measure import ServedComparison
+    from quark_eagle.parity.served.session import OnTurn
     from quark_eagle.quantize.plan import QuantPlan
     from quark_eagle.quantize.record import QuantizeResult
+    from quark_eagle.trace.prompts import PromptSet
     from quark_eagle.trace.record_options import Estimate
+    from quark_eagle.trace.target_trace import TargetTrace
+
+
+PARITY, SERVED_PARITY, VERDICT = "parity.json", "served.parity.json", "verdict.json"  # what lies beside OUT
 
 
 class _NotPublishedError(Exception):
@@ -40,6 +46,7 @@ class _Job:
     check: Check
     announce: Callable[[Estimate], None]
     announce_served: Callable[[ServedComparison], None]
+    on_turn: OnTurn | None
     progress: Progress
     command_line: Sequence[str]
 
@@ -47,6 +54,22 @@ class _Job:
         """``OUT.suffix`` in the directory of OUT."""
         resolved = self.output.absolute()
         return resolved.with_name(f"{resolved.name}.{suffix}")
+
+    @property
+    def prompts(self) -> PromptSet:
+        """To be recorded."""
+        from quark_eagle.trace.prompts import PromptSet
+
+        return PromptSet.load(None, "parity").limited(self.check.limit)
+
+    def without_anchor(self) -> TargetTrace | None:
+        """The trace that an earlier run recorded and was ended before it came to the anchor; None if there is none."""
+        from quark_eagle.parity.anchor import without_anchor
+
+        options, target = self.check.options, self.check.target
+        if options is None:
+            return None
+        return without_anchor(self.beside("trace"), str(target), self.checkpoint, self.prompts, options)
 
 
 def quantize_and_check(
@@ -59,6 +82,7 @@ def quantize_and_check(
     overwrite: bool = False,
     announce: Callable[[Estimate], None] = lambda estimate: None,
     announce_served: Callable[[ServedComparison], None] = lambda comparison: None,
+    on_turn: OnTurn | None = None,
     progress: Progress = SILENT,
     command_line: Sequence[str] = (),
 ) -> Checked:
@@ -68,12 +92,13 @@ def quantize_and_check(
         checkpoint: the BF16 draft.
         layout: of the same checkpoint.
         plan: made for the same checkpoint.
-        output: OUT. ``OUT.parity.json`` and ``OUT.verdict.json`` are written beside it, whatever the verdict; so are
-            ``OUT.served.parity.json`` and ``OUT.served.verdict.json`` where the drafts were served.
+        output: OUT. ``OUT.parity.json``, ``OUT.served.parity.json`` where the drafts were served, and
+            ``OUT.verdict.json``, what decided, are written beside it, whatever the verdict.
         check: what it is measured on and has to reach.
         overwrite: OUT and its reports may be replaced; an OUT that is there survives a draft that is not published.
         announce: told what recording will take before it starts.
         announce_served: told what serving will take before it starts.
+        on_turn: told of each pass that was served, and how long the rest will take.
         progress: told of each step.
         command_line: for the records.
 
@@ -91,12 +116,12 @@ def quantize_and_check(
         check=check,
         announce=announce,
         announce_served=announce_served,
+        on_turn=on_turn,
         progress=progress,
         command_line=command_line,
     )
-    for kind in ("", "served.") if check.serve is not None else ("",):
-        refuse_existing(job.beside(f"{kind}parity.json"), overwrite=overwrite)
-        refuse_existing(job.beside(f"{kind}verdict.json"), overwrite=overwrite)
+    for suffix in (PARITY, SERVED_PARITY, VERDICT):
+        refuse_existing(job.beside(suffix), overwrite=overwrite)
     _check_source(job, layout)
     checked: Checked | None = None
     try:
@@ -118,6 +143,8 @@ def quantize_and_check(
 
 def _measure(job: _Job, staging: Path, trace: Path, result: QuantizeResult) -> Checked:
     """Verify and replay what was staged, serve it if that is asked for and it may still be published, and decide."""
+    from quark_eagle.documents.base import write_text
+
     check = job.check
     comparison = open_comparison(
         job.checkpoint.directory,
@@ -128,29 +155,35 @@ def _measure(job: _Job, staging: Path, trace: Path, result: QuantizeResult) -> C
         candidate_name=job.output.name,
     )
     verification = _verify(staging, job.checkpoint.directory, comparison, job.progress)
-    replayed = _judge(job, comparison.run(command_line=job.command_line, progress=job.progress), verification)
+    report = comparison.run(command_line=job.command_line, progress=job.progress)
+    for stale in (VERDICT, SERVED_PARITY):  # of an earlier draft: nothing may say of this one what was said of that
+        job.beside(stale).unlink(missing_ok=True)
+    replayed = _judge(job, report, verification, PARITY)
     served = None
     if check.serve is not None and check.allows(verification, replayed.verdict):
-        served = _judge(job, _serve(job, staging), verification, kind="served.")
-    return Checked(
+        served = _judge(job, _serve(job, staging, comparison.trace), verification, SERVED_PARITY)
+    checked = Checked(
         result=result,
         verification=verification,
         replayed=replayed,
         served=served,
         trace=trace,
+        verdict_path=job.beside(VERDICT),
         published=check.allows(verification, replayed.verdict, None if served is None else served.verdict),
     )
+    write_text(checked.verdict_path, checked.verdict.to_json())  # once all has been heard
+    return checked
 
 
-def _judge(job: _Job, report: ParityReport, verification: VerifyReport, kind: str = "") -> Judged:
-    """Write a measurement down, decide, and write that down too."""
+def _judge(job: _Job, report: ParityReport, verification: VerifyReport, suffix: str) -> Judged:
+    """Write a measurement down, and decide."""
     from quark_eagle.documents.base import write_text
     from quark_eagle.parity.gate import gate
     from quark_eagle.parity.verdict import Rules
     from quark_eagle.worth import worth
 
     rules = job.check.rules or Rules()
-    report_path, verdict_path = job.beside(f"{kind}parity.json"), job.beside(f"{kind}verdict.json")
+    report_path = job.beside(suffix)
     write_text(report_path, report.to_json())
     verdict = gate(
         report,
@@ -160,28 +193,29 @@ def _judge(job: _Job, report: ParityReport, verification: VerifyReport, kind: st
         misread=[finding.subject for finding in verification.errors],
         command_line=job.command_line,
     )
-    write_text(verdict_path, verdict.to_json())
-    return Judged(report=report, verdict=verdict, report_path=report_path, verdict_path=verdict_path)
+    return Judged(report=report, report_path=report_path, verdict=verdict)
 
 
-def _serve(job: _Job, staging: Path) -> ParityReport:
-    """Both drafts in a real engine."""
+def _serve(job: _Job, staging: Path, trace: TargetTrace) -> ParityReport:
+    """Both drafts in a real engine, at the k of the draft that was served along with the trace, if one was."""
     assert job.check.serve is not None
+    recorded = None if trace.served is None else trace.served.num_speculative_tokens
     comparison = open_served(
         (job.checkpoint.directory, staging),
         job.check.serve,
-        num_speculative_tokens=job.check.num_speculative_tokens,
+        num_speculative_tokens=job.check.num_speculative_tokens or recorded,
         candidate_name=job.output.name,
     )
     job.announce_served(comparison)
-    return comparison.run(command_line=job.command_line, progress=job.progress)
+    return comparison.run(command_line=job.command_line, progress=job.progress, on_turn=job.on_turn)
 
 
 def _check_source(job: _Job, layout: Eagle3Layout) -> None:
     """See before the long part that there is something to measure on, and that the BF16 draft fits it.
 
     Raises:
-        UsageError: neither a target nor a trace, both, or a trace that would be recorded exists already.
+        UsageError: neither a target nor a trace, both, or a trace that would be recorded exists already; or options
+            of serving that contradict each other.
         TraceError: the trace cannot be used.
     """
     from quark_eagle.errors import UsageError
@@ -190,26 +224,32 @@ def _check_source(job: _Job, layout: Eagle3Layout) -> None:
     check, recorded = job.check, job.beside("trace")
     if (check.target is None) == (check.trace is None):
         raise UsageError("Either --target or --trace says what the draft is measured on. Give one of them.")
+    if check.serve is not None:
+        # What was said of serving is looked at now, and not after hours of recording.
+        both = (job.checkpoint.directory, job.checkpoint.directory)
+        open_served(both, check.serve, num_speculative_tokens=check.num_speculative_tokens)
     if check.trace is not None:
         TargetTrace.open(check.trace).require_fits(layout, job.checkpoint)
-    elif (recorded / TRACE_NAME).exists():
+    elif (recorded / TRACE_NAME).exists() and job.without_anchor() is None:
         raise UsageError(f"{recorded}: was recorded before. Measure on it with --trace {recorded}, or remove it.")
 
 
 def _trace(job: _Job) -> Path:
-    """The trace to measure on; recorded first if a target was given, and anchored if the draft was served along."""
+    """The trace to measure on; recorded first if a target was given, and anchored if the draft was served along.
+
+    A run that was ended on its way to the anchor is continued there.
+    """
     check = job.check
     if check.trace is not None:
         return check.trace
     from quark_eagle.parity.anchor import anchor
-    from quark_eagle.trace.prompts import PromptSet
     from quark_eagle.trace.recording import record
 
     assert check.target is not None  # _check_source
-    recorded = record(
+    recorded = job.without_anchor() or record(
         check.target,
         job.checkpoint,
-        PromptSet.load(None, "parity").limited(check.limit),
+        job.prompts,
         job.beside("trace"),
         check.options,
         progress=job.progress,

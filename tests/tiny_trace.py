@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from quark_eagle.checkpoint.layout import Eagle3Layout
-from quark_eagle.checkpoint.manifest import digest
+from quark_eagle.checkpoint.manifest import digest, sha256_of_weights
 from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.documents.base import sha256_of_prompts
 from quark_eagle.model.eagle3 import Eagle3Draft
+from quark_eagle.parity.acceptance import walk
 from quark_eagle.parity.replay import replay
 from quark_eagle.trace.target_trace import ROWS_NAME, TRACE_NAME, TracedPrompt
 from quark_eagle.trace.trace_document import (
@@ -30,7 +33,14 @@ CATEGORIES = ("coding", "math")
 
 
 def write_tiny_trace(
-    directory: Path, draft: Path, *, num_prompts: int = 4, num_generated: int = 16, obeys: float = 0.8, seed: int = 0
+    directory: Path,
+    draft: Path,
+    *,
+    num_prompts: int = 4,
+    num_generated: int = 16,
+    obeys: float = 0.8,
+    seed: int = 0,
+    served_k: int | None = None,
 ) -> Path:
     """Writes a trace for the draft and returns its directory.
 
@@ -41,6 +51,7 @@ def write_tiny_trace(
         num_generated: tokens of each answer.
         obeys: how often the target emits what the draft proposes first; the rest is drawn from the draft's vocabulary.
         seed: of states and tokens.
+        served_k: as if the draft had been served along at this k, and had got accepted what replay finds.
     """
     generator = torch.Generator().manual_seed(seed)
     checkpoint = Checkpoint.open(draft)
@@ -63,9 +74,22 @@ def write_tiny_trace(
         "top2_margin": torch.ones(num_prompts * num_generated),
         "states": states,
     }
-    save_file(shard, directory / "shard-00000.safetensors")
+    metadata, provenance = {}, dict(_PROVENANCE)
+    if served_k is not None:
+        traced = [
+            traced_prompt(info, path, states[info.first_row :][: n - 1])
+            for info, path in zip(infos, tokens, strict=True)
+        ]
+        rounds = [
+            [accepted for _, accepted in walk(replay(model, it, served_k).matched.tolist(), served_k)] for it in traced
+        ]
+        metadata["trace"] = json.dumps({"served_rounds": rounds})
+        weights = sha256_of_weights(draft, checkpoint.shards)
+        provenance["served"] = {"num_speculative_tokens": served_k, "draft_weights_sha256": weights}
+    save_file(shard, directory / "shard-00000.safetensors", metadata)
     save_file(rows, directory / ROWS_NAME)
-    (directory / TRACE_NAME).write_bytes(_document(directory, layout, infos, width).to_bytes())
+    document = replace(_document(directory, layout, infos, width), provenance=provenance)
+    (directory / TRACE_NAME).write_bytes(document.to_bytes())
     return directory
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from quark_eagle.documents.verdict import Verdict
     from quark_eagle.parity.verdict import Rules
 
-DEFAULT_K = 3
 LONGEST_STEP_MS = 1e6
 DEFAULT_PARITY_OUTPUT = Path("parity.json")
 
@@ -72,7 +71,12 @@ def gate(
     num_speculative_tokens: Annotated[
         int | None,
         typer.Option(
-            "--num-speculative-tokens", "-k", min=1, max=16, metavar="K", help="With --trace: k. By default 3."
+            "--num-speculative-tokens",
+            "-k",
+            min=1,
+            max=16,
+            metavar="K",
+            help="With --trace: k. By default that of the draft served with it, else 3.",
         ),
     ] = None,
     parity_output: Annotated[
@@ -107,7 +111,7 @@ def gate(
     try:
         if after is not None:
             rules = first_look(after, rules)
-        report = _evidence(evidence, trace, num_speculative_tokens or DEFAULT_K, quiet=json_)
+        report = _evidence(evidence, trace, num_speculative_tokens, quiet=json_)
         if trace is not None:
             write_text(measured, report.to_json())
         gain = worth(report, margin=margin, target_step_ms=target_step_ms, draft_step_ms=draft_step_ms)
@@ -201,7 +205,9 @@ def _check_files(written: Mapping[str, Path], read: Mapping[str, Path], overwrit
         refuse_existing(path, overwrite=overwrite)
 
 
-def _evidence(evidence: list[str], trace: Path | None, num_speculative_tokens: int, *, quiet: bool) -> ParityReport:
+def _evidence(
+    evidence: list[str], trace: Path | None, num_speculative_tokens: int | None, *, quiet: bool
+) -> ParityReport:
     """The measurement: read, or made now.
 
     Raises:
@@ -214,9 +220,11 @@ def _evidence(evidence: list[str], trace: Path | None, num_speculative_tokens: i
     from quark_eagle.checkpoint.source import resolve
     from quark_eagle.cli.replayed_parity import compare
     from quark_eagle.parity.measurement import Settings
+    from quark_eagle.trace.target_trace import TargetTrace
 
     # A verdict takes the walk and nothing else; `quark-eagle parity` measures the rest as well.
-    settings = Settings(num_speculative_tokens=num_speculative_tokens, walk_only=True)
+    k = num_speculative_tokens or TargetTrace.open(trace).num_speculative_tokens
+    settings = Settings(num_speculative_tokens=k, walk_only=True)
     baseline, candidate = map(resolve, evidence)
     return compare(baseline, candidate, trace, settings, json_=quiet)
 

@@ -81,6 +81,15 @@ OverwriteFlag = Annotated[
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object and nothing else.")]
 SpeculativeTokensOption = Annotated[
-    int,
-    typer.Option("--num-speculative-tokens", "-k", min=1, max=16, metavar="K", help="Tokens proposed per draft (k)."),
+    int | None,
+    typer.Option(
+        "--num-speculative-tokens",
+        "-k",
+        min=1,
+        max=16,
+        metavar="K",
+        help="Tokens proposed per draft (k). Default: the recipe's where drafts are served; for replay that of the "
+        "draft served with the trace, else 3.",
+        show_default=False,
+    ),
 ]

@@ -38,7 +38,7 @@ def parity(
         Literal["replay", "vllm"],
         typer.Option(help="Replay the drafts over a trace, or serve them with vLLM and count what it accepts."),
     ] = "replay",
-    num_speculative_tokens: SpeculativeTokensOption = 3,
+    num_speculative_tokens: SpeculativeTokensOption = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write the counts of every prompt.")
     ] = Path("parity.json"),
@@ -63,7 +63,7 @@ def parity(
     ] = "greedy",
     dtype: Annotated[
         Literal["auto", "bfloat16", "float32"],
-        typer.Option(help="Of activations; auto is bfloat16, as engines run, float32 checks the algorithm."),
+        typer.Option(help="Of activations; auto is bfloat16, as engines run, or as the trace's anchor was replayed."),
     ] = "auto",
     device: ReplayDeviceOption = "cpu",
     target: served.TargetOption = None,
@@ -111,6 +111,7 @@ def parity(
     from quark_eagle.documents.baseline import refuse_replacing_another_file
     from quark_eagle.parity.measurement import Settings
     from quark_eagle.serve_options import ServeOptions
+    from quark_eagle.trace.target_trace import TargetTrace
 
     serve = ServeOptions(
         target=target,
@@ -154,7 +155,7 @@ def parity(
     if update_baseline is not None:
         refuse_replacing_another_file(update_baseline)
     settings = Settings(
-        num_speculative_tokens=num_speculative_tokens,
+        num_speculative_tokens=num_speculative_tokens or TargetTrace.open(trace).num_speculative_tokens,
         dtype=dtype,
         walk_only=walk_only,
         draft_sample_method=draft_sample_method,

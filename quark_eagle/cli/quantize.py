@@ -73,7 +73,7 @@ def quantize(
     publish_anyway: Annotated[
         bool, typer.Option("--publish-anyway", help="Publish in spite of a failed or inconclusive verdict.")
     ] = False,
-    num_speculative_tokens: SpeculativeTokensOption = 3,
+    num_speculative_tokens: SpeculativeTokensOption = None,
     limit: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="With --target: record N prompts, spread over the categories."),
@@ -190,7 +190,7 @@ def _quantize_and_check(
     overwrite: bool,
     json_: bool,
 ) -> None:
-    from quark_eagle.cli.served_parity import announce_served
+    from quark_eagle.cli.served_parity import announce_served, announce_turn
     from quark_eagle.cli.trace_output import announce
     from quark_eagle.pipeline import quantize_and_check
 
@@ -203,6 +203,7 @@ def _quantize_and_check(
         overwrite=overwrite,
         announce=(lambda estimate: None) if json_ else announce,
         announce_served=announce_served,
+        on_turn=announce_turn,
         progress=render.progress(quiet=json_),
         command_line=_command_line(),
     )
@@ -223,27 +224,31 @@ def _check_engine(engine: str, serve: ServeOptions) -> None:
         UsageError: they do not.
     """
     from quark_eagle.errors import UsageError
+    from quark_eagle.serving.refused_flags import name_of
 
     if engine == "vllm" and serve.target is None:
         raise UsageError("--engine vllm: serves the target, but none was given. Give --target TARGET.")
     lonely = [option for option in serve.given if option not in ("--target", "--limit")]
     if engine != "vllm" and lonely:
         raise UsageError(f"{', '.join(lonely)}: for --engine vllm. Add it, or leave these out.")
+    if "--tensor-parallel-size" in map(name_of, serve.vllm_option or []):
+        raise UsageError("--vllm-option --tensor-parallel-size: is an option of its own. Give it as that.")
 
 
-def _recording(serve: ServeOptions, num_speculative_tokens: int) -> RecordOptions:
-    """How vLLM records, as far as it is said how it serves."""
+def _recording(serve: ServeOptions, num_speculative_tokens: int | None) -> RecordOptions:
+    """How vLLM records: as it serves, which the same options say."""
     from quark_eagle.trace.record_options import RecordOptions
-    from quark_eagle.trace.vllm_options import VllmOptions, parse_options
+    from quark_eagle.trace.vllm_options import VllmOptions, options_of_servers
 
     return RecordOptions(
         trust_remote_code=bool(serve.trust_remote_code),
         vllm=VllmOptions(
             python=serve.vllm_python,
             bin=serve.vllm_bin,
-            tensor_parallel_size=serve.tensor_parallel_size or 1,
+            gpu=serve.gpu,
+            tensor_parallel_size=serve.tensor_parallel_size,
             num_speculative_tokens=num_speculative_tokens,
-            options=parse_options(serve.vllm_option or []),
+            options=options_of_servers(serve.vllm_option or []),
         ),
     )
 

@@ -45,7 +45,10 @@ ConcurrencyOption = Annotated[
 DeterministicOption = Annotated[
     bool,
     _option(
-        "--deterministic", help="One request at a time: no noise of batches, so that equal runs count equally; slow."
+        "--deterministic",
+        help="One request at a time: no noise of batches, so that equal runs count equally. Takes about as many times "
+        "longer as --concurrency says. (The engine's own way on a GPU is VLLM_BATCH_INVARIANT=1 in the environment: "
+        "other kernels than production's. It is passed on and recorded.)",
     ),
 ]
 OneAtATimeOption = Annotated[
@@ -60,10 +63,16 @@ DevicesOption = Annotated[
     ),
 ]
 BaselineUrlOption = Annotated[
-    str | None, _option("--baseline-url", metavar="URL", help="Ask this server for BASELINE; nothing is started.")
+    str | None,
+    _option(
+        "--baseline-url",
+        metavar="URL",
+        help="Ask this server for BASELINE; nothing is started. It has to run with VLLM_SERVER_DEV_MODE=1, to tell its "
+        "draft.",
+    ),
 ]
 CandidateUrlOption = Annotated[
-    str | None, _option("--candidate-url", metavar="URL", help="Ask this server for CANDIDATE; with --baseline-url.")
+    str | None, _option("--candidate-url", metavar="URL", help="The same for CANDIDATE; with --baseline-url.")
 ]
 GpuOption = Annotated[
     str | None, _option("--gpu", help="Whose recipe is served: mi355x, …, cpu. Default: the one the engine sees.")

@@ -47,10 +47,11 @@ def lossless_sentence(found: Losslessness) -> str:
     ties = f"{count(found.num_ties)} first differ where its logits are within {found.tie_margin:g} of a tie"
     if not found.real:
         return f"Lossless but for ties: {equal}; {ties}."
-    first = found.real[0]
+    first, real = found.real[0], count(len(found.real))
+    others = f"{ties}, and {real} where they are not" if found.tie_margin else f"{real} differ"
     return (
-        f"NOT LOSSLESS: {equal}; {ties}, and {count(len(found.real))} where they are not, first prompt {first.prompt} "
-        f"at position {first.position}: token {first.found} for {first.expected}."
+        f"NOT LOSSLESS: {equal}; {others}, first prompt {first.prompt} at position {first.position}: token "
+        f"{first.found} for {first.expected}."
     )
 
 

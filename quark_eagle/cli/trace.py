@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quark_eagle.cli import render
+from quark_eagle.cli import served_options as served
 from quark_eagle.cli.exit_codes import ExitCode
 from quark_eagle.cli.options import JsonFlag, OverwriteFlag, RevisionOption, TargetArg
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from quark_eagle.trace.record_options import RecordOptions
     from quark_eagle.trace.target_trace import TargetTrace
     from quark_eagle.trace.vllm_options import VllmOptions
-
-DEFAULT_K = 3
 
 
 class EngineName(str, Enum):
@@ -110,9 +109,8 @@ def trace(
         Path | None,
         typer.Option(metavar="VLLM", help="The `vllm` script of its environment instead.", show_default=False),
     ] = None,
-    tensor_parallel_size: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="GPUs that vLLM splits the target over.", show_default="1")
-    ] = None,
+    gpu: served.GpuOption = None,
+    tensor_parallel_size: served.TensorParallelOption = None,
     vllm_option: Annotated[
         list[str] | None,
         typer.Option(metavar="FLAG[=VALUE]", help="A further flag of vLLM; may be repeated.", show_default=False),
@@ -120,7 +118,13 @@ def trace(
     num_speculative_tokens: Annotated[
         int | None,
         typer.Option(
-            "--num-speculative-tokens", "-k", min=1, max=16, metavar="K", help="Of the served draft.", show_default="3"
+            "--num-speculative-tokens",
+            "-k",
+            min=1,
+            max=16,
+            metavar="K",
+            help="Of the served draft. Default: the recipe's.",
+            show_default=False,
         ),
     ] = None,
     no_anchor: Annotated[
@@ -132,8 +136,9 @@ def trace(
 ) -> None:
     """Run the target once over the prompts and keep its tokens and hidden states.
 
-    An interrupted run continues where it stopped when the same command is given again. With --engine vllm the draft is
-    served along, and replay of it is held against what was served: exit 3 if they differ.
+    An interrupted run continues where it stopped when the same command is given again. With --engine vllm the
+    target runs as `quark-eagle recipe` says, the draft is served along, and replay of it is held against what was
+    served: exit 3 if they differ.
 
     Example: quark-eagle trace TARGET --draft DRAFT --output TRACE
     """
@@ -144,7 +149,14 @@ def trace(
     from quark_eagle.trace.trace_document import Sampling
 
     vllm = _vllm(
-        engine, vllm_python, vllm_bin, tensor_parallel_size, vllm_option, num_speculative_tokens, anchored=not no_anchor
+        engine,
+        vllm_python,
+        vllm_bin,
+        gpu,
+        tensor_parallel_size,
+        vllm_option,
+        num_speculative_tokens,
+        anchored=not no_anchor,
     )
     chosen = PromptSet.load(prompts, split).limited(limit)
     for remark in () if json_ else chosen.notes:
@@ -175,6 +187,7 @@ def _vllm(
     engine: EngineName,
     python: Path | None,
     script: Path | None,
+    gpu: str | None,
     tensor_parallel_size: int | None,
     flags: list[str] | None,
     num_speculative_tokens: int | None,
@@ -193,6 +206,7 @@ def _vllm(
     given = {
         "--vllm-python": python,
         "--vllm-bin": script,
+        "--gpu": gpu,
         "--tensor-parallel-size": tensor_parallel_size,
         "--vllm-option": flags,
         k: num_speculative_tokens,
@@ -208,9 +222,11 @@ def _vllm(
     return VllmOptions(
         python=python,
         bin=script,
-        tensor_parallel_size=tensor_parallel_size or 1,
+        gpu=gpu,
+        tensor_parallel_size=tensor_parallel_size,
+        serves_draft=anchored,
+        num_speculative_tokens=num_speculative_tokens,
         options=parse_options(flags or []),
-        num_speculative_tokens=(num_speculative_tokens or DEFAULT_K) if anchored else None,
     )
 
 
@@ -226,16 +242,13 @@ def _recorded(
 ) -> TargetTrace:
     """The trace: recorded now, or finished by an earlier run that was ended before it came to the anchor."""
     from quark_eagle.cli.trace_output import announce
-    from quark_eagle.documents.anchor import ANCHOR_NAME
+    from quark_eagle.parity.anchor import without_anchor
     from quark_eagle.trace.recording import record
-    from quark_eagle.trace.target_trace import TRACE_NAME, TargetTrace
 
-    is_served = options.vllm is not None and options.vllm.num_speculative_tokens is not None
-    if is_served and not overwrite and (output / TRACE_NAME).is_file() and not (output / ANCHOR_NAME).exists():
-        finished = TargetTrace.open(output)
-        if finished.served is not None and finished.document.prompts_sha256 == prompts.sha256:
-            render.note(f"{output}: is finished, and only its anchor is missing.")
-            return finished
+    finished = None if overwrite else without_anchor(output, target, draft, prompts, options)
+    if finished is not None:
+        render.note(f"{output}: is finished, and only its anchor is missing.")
+        return finished
     return record(
         target,
         draft,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from typer.testing import CliRunner
 from quark_eagle.cli.app import app
 from quark_eagle.cli.parity_output import show_report
 from quark_eagle.cli.served_output import lossless_sentence
-from quark_eagle.cli.served_parity import STARTING
+from quark_eagle.cli.served_parity import STARTING, announce_served, announce_turn
 from quark_eagle.documents.served import LeftOut
 from quark_eagle.opening import open_served
+from quark_eagle.parity.served.schedule import Turn
+from quark_eagle.parity.served.session import PassResult
 from quark_eagle.parity.verdict import judge
 from quark_eagle.serve_options import ServeOptions
 from quark_eagle.serving.engine import Engine, EngineVersion
@@ -56,6 +59,10 @@ def mi355x(monkeypatch: pytest.MonkeyPatch) -> None:
         (["A", "B", "--target", "T", "--trace", "X", "--walk-only"], "--walk-only: belongs to replay"),
         (["A", "--target", "T"], "BASELINE and CANDIDATE were needed, but 1"),
         (["A", "B", "--baseline-url", "http://127.0.0.1:1"], "go together"),
+        (
+            ["A", "B", "--baseline-url", "http://a", "--candidate-url", "http://A/"],
+            "are one server, which has one draft",
+        ),
         (
             ["A", "B", "--baseline-url", "http://a", "--candidate-url", "http://b", "--devices", "0/1"],
             "--devices: is for servers that are started, but two were given",
@@ -126,10 +133,33 @@ def test_the_deterministic_way_asks_one_request_at_a_time(tiny_draft: Path, targ
     assert made.schedule.layout == "one at a time"
 
 
+@pytest.mark.usefixtures("mi355x")
+def test_loads_and_their_bytes_are_told_beforehand(
+    tiny_draft: Path, target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_prompts(tmp_path / "p.jsonl", ["a", "b"])
+    (target / "more.safetensors").touch()
+    os.truncate(target / "more.safetensors", 551 * 10**9)
+    chosen = options(target=str(target), prompts=file, devices="0/1", tensor_parallel_size=1)
+    announce_served(open_served((tiny_draft, tiny_draft), chosen, num_speculative_tokens=3))
+    said = capsys.readouterr().err
+    assert "5 loads of the target (551 GB each: 9 min from a disk of 1 GB/s), disjoint devices" in said
+    assert "18 answers of up to 128 tokens, 16 at a time" in said
+
+
+@pytest.mark.parametrize(("seconds_left", "says"), [(720.0, "; about 12 min left\n"), (0.0, "none, block 1: 42 s\n")])
+def test_each_pass_tells_how_long_the_rest_takes(
+    seconds_left: float, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = PassResult(turn=Turn(arm="none", block=0), outcomes={}, counters=None, seconds=42.0)
+    announce_turn(done, seconds_left)
+    assert capsys.readouterr().err.endswith(says)
+
+
 def test_people_see_passes_noise_losslessness_and_what_was_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     left = [LeftOut(id=f"p{i}", category="c", arm="candidate", block=0, why="timeout") for i in range(7)]
     report = served_report(
-        AT_PAR,
+        AT_PAR[:93],
         passes=passes({"candidate": 1}),
         lossless=[lossless(2.0)],
         left_out=left,
@@ -152,7 +182,8 @@ def test_people_see_passes_noise_losslessness_and_what_was_left_out(capsys: pyte
     [
         ({"num_equal": 100, "real": []}, "Lossless: 100 of 100 answers with the candidate are the target's own"),
         ({"num_ties": 1, "real": []}, "Lossless but for ties: 99 of 100"),
-        ({}, "NOT LOSSLESS: 99 of 100"),
+        ({}, "NOT LOSSLESS: 99 of 100 answers with the candidate are the target's own; 0 first differ where"),
+        ({"tie_margin": 0.0}, "NOT LOSSLESS: 99 of 100 answers with the candidate are the target's own; 1 differ"),
     ],
 )
 def test_losslessness_is_one_of_three_sentences(changes: dict[str, Any], says: str) -> None:

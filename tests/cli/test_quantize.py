@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from quark_eagle.checked import Check
 from quark_eagle.cli.app import app
 from tests.broken.drafts import DRAFTS
 from tests.quantize.conftest import StandIn
@@ -83,6 +84,63 @@ def test_wrong_usage_is_2(tiny_draft: Path, arguments: list[str], message: str) 
     code, _, err = quantize(tiny_draft, *arguments)
     assert code == 2
     assert message in err
+
+
+def check_of(draft: Path, output: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Check:
+    """What the command line makes of these options; nothing is done."""
+    seen: list[Check] = []
+
+    def quantize_and_check(
+        checkpoint: object, layout: object, plan: object, output: Path, check: Check, **rest: object
+    ) -> None:
+        seen.append(check)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("quark_eagle.pipeline.quantize_and_check", quantize_and_check)
+    _, _, err = quantize(draft, "--output", output, *arguments)
+    assert seen, err
+    return seen[0]
+
+
+def test_a_target_is_recorded_as_it_is_served(
+    tiny_draft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One list of flags for both: what a recording settles by itself is for the servers alone."""
+    given = ("--kv-cache-dtype=fp8", "--no-async-scheduling", "--enforce-eager", "--seed=7")
+    check = check_of(
+        tiny_draft,
+        tmp_path / "fp8",
+        monkeypatch,
+        *("--engine", "vllm", "--target", "T", "--gpu", "mi300x", "--tensor-parallel-size", "8", "-k", "4"),
+        *(f"--vllm-option={flag}" for flag in given),
+    )
+    assert check.serve is not None
+    assert check.serve.vllm_option == list(given)
+    assert check.options is not None
+    vllm = check.options.vllm
+    assert vllm is not None
+    assert (vllm.gpu, vllm.tensor_parallel_size, vllm.num_speculative_tokens) == ("mi300x", 8, 4)
+    assert vllm.options == {"kv_cache_dtype": "fp8", "async_scheduling": False}
+    assert vllm.serves_draft
+    check.options.check()
+
+
+def test_what_is_not_said_is_left_to_the_recipe(
+    tiny_draft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = check_of(tiny_draft, tmp_path / "fp8", monkeypatch, "--engine", "vllm", "--target", "T")
+    assert check.options is not None
+    vllm = check.options.vllm
+    assert vllm is not None
+    assert (vllm.gpu, vllm.tensor_parallel_size, vllm.num_speculative_tokens) == (None, None, None)
+    assert check.num_speculative_tokens is None
+
+
+def test_gpus_are_said_once_for_the_recording_and_the_servers(tiny_draft: Path, tmp_path: Path) -> None:
+    given = ("--engine", "vllm", "--target", "T", "--vllm-option=--tensor_parallel_size=4")
+    code, _, err = quantize(tiny_draft, "--output", tmp_path / "fp8", *given)
+    assert code == 2
+    assert "--vllm-option --tensor-parallel-size: is an option of its own" in err
 
 
 def test_an_existing_output_is_left_alone_without_overwrite(

@@ -198,10 +198,10 @@ def test_help_shows_an_example_and_imports_no_torch() -> None:
 
 
 def test_options_of_vllm_mean_nothing_without_it(pair: tuple[str, str, str], tmp_path: Path) -> None:
-    given = ("--vllm-python", "python3", "--tensor-parallel-size", "4", "--no-anchor", "-k", "4")
+    given = ("--vllm-python", "python3", "--tensor-parallel-size", "4", "--no-anchor", "-k", "4", "--gpu", "h200")
     code, _, err = run(*arguments(pair, tmp_path / "trace", *given))
     assert code == 2
-    for option in ("--vllm-python", "--tensor-parallel-size", "--no-anchor", "--num-speculative-tokens"):
+    for option in ("--vllm-python", "--tensor-parallel-size", "--no-anchor", "--num-speculative-tokens", "--gpu"):
         assert f"{option}: means nothing without --engine vllm." in err
 
 

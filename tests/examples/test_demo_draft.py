@@ -88,7 +88,7 @@ def test_quarks_naive_exclude_list_makes_a_dead_draft_that_is_not_published(demo
     assert judge(naive.report).rule == "collapse"
     assert naive.exit_code == 3
     assert not (demo.directory / "naive").exists()
-    assert naive.report_path.exists()
+    assert naive.replayed.report_path.exists()
 
 
 def test_verify_names_the_module_that_kills_it(naive: Checked) -> None:

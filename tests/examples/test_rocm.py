@@ -63,12 +63,27 @@ def test_every_command_of_the_scripts_is_understood(
         command(name).make_context(name, arguments)
 
 
-def test_both_arms_get_the_published_k(repository: Path, tmp_path: Path) -> None:
-    for script, k in zip(SCRIPTS, ("6", "3"), strict=True):
-        _, calls, _ = run(repository, tmp_path, script, TRUST_REMOTE_CODE="1")
-        for call in calls:
-            if call[0] in ("recipe", "parity"):
-                assert call[call.index("-k") + 1] == k
+@pytest.mark.parametrize(("script", "k"), [("kimi_k25.sh", "6"), ("minimax_m25.sh", "3")])
+def test_every_command_that_drafts_gets_the_published_k(repository: Path, tmp_path: Path, script: str, k: str) -> None:
+    """Else the anchor of the trace would be of another k than what is replayed over it, and gate nothing."""
+    _, calls, _ = run(repository, tmp_path, script, TRUST_REMOTE_CODE="1")
+    said = {call[0]: call[call.index("-k") + 1] for call in calls if "-k" in call}
+    assert said == dict.fromkeys(("recipe", "trace", "quantize", "parity"), k)
+
+
+@pytest.mark.parametrize(("option", "value"), [("--tensor-parallel-size", "2"), ("--gpu", "mi300x")])
+def test_every_command_that_serves_gets_the_gpus(repository: Path, tmp_path: Path, option: str, value: str) -> None:
+    given = {"TRUST_REMOTE_CODE": "1", "TP": "2", "GPU": "mi300x"}
+    for script in SCRIPTS:
+        _, calls, _ = run(repository, tmp_path, script, **given)
+        said = {call[0]: call[call.index(option) + 1] for call in calls if option in call}
+        assert said == dict.fromkeys(("doctor", "recipe", "trace", "parity"), value)
+
+
+def test_replay_may_use_the_gpu(repository: Path, tmp_path: Path) -> None:
+    _, calls, _ = run(repository, tmp_path, "minimax_m25.sh")
+    (quantize,) = [call for call in calls if call[0] == "quantize"]
+    assert quantize[quantize.index("--device") + 1] == "auto"
 
 
 def test_evidence_from_elsewhere_is_refused(repository: Path, tmp_path: Path) -> None:
@@ -77,10 +92,10 @@ def test_evidence_from_elsewhere_is_refused(repository: Path, tmp_path: Path) ->
     assert gate[gate.index("--require-arch") + 1] == "gfx950"
 
 
-def test_the_recipes_variables_hold_for_the_recording(repository: Path, tmp_path: Path) -> None:
+def test_the_recipes_variables_hold_for_what_comes_after_it(repository: Path, tmp_path: Path) -> None:
     run(repository, tmp_path, "minimax_m25.sh")
     seen = {call[0]: aiter for call, aiter in map(json.loads, (tmp_path / "calls").read_text().splitlines())}
-    assert (seen["doctor"], seen["trace"], seen["parity"]) == (None, "1", "1")
+    assert (seen["doctor"], seen["trace"], seen["verify"], seen["parity"]) == (None, "1", "1", "1")
 
 
 def test_nobodys_python_runs_unless_it_was_asked_for(repository: Path, tmp_path: Path) -> None:
