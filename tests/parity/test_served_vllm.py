@@ -18,7 +18,6 @@ from quark_eagle.errors import EngineError
 from quark_eagle.opening import open_served
 from quark_eagle.parity.compare import Comparison
 from quark_eagle.parity.explain import explain
-from quark_eagle.parity.noise import block_taus
 from quark_eagle.parity.served.losslessness import losslessness
 from quark_eagle.parity.served.measure import ServedComparison
 from quark_eagle.parity.served.report import Setup, report_of
@@ -150,14 +149,15 @@ def answers(result: PassResult) -> dict[str, Completion]:
 def test_an_fp8_draft_accepts_in_the_engine_what_replay_says(
     served: ParityReport, tiny_pair: Pair, fp8: Path, prompts: Path, tmp_path: Path
 ) -> None:
+    """But for roundings: in bfloat16 an engine sums in another order, and a proposal turns here and there."""
     trace = traced(tiny_pair, prompts, tmp_path / "trace", "bfloat16")
     replayed = Comparison.open(tiny_pair[1], fp8, trace.directory, num_speculative_tokens=K, walk_only=True).run()
-    assert served.served is not None
-    assert served.served.noise is not None
-    print(served.served.noise)
     for arm in ("baseline", "candidate"):
         ours, theirs = (getattr(it.summary.overall.walk, arm) for it in (replayed, served))
-        print(arm, ours, theirs, block_taus([getattr(prompt, arm) for prompt in served.prompts]))
+        assert ours.num_accepted_tokens > MIN_CONVERSATIONS
+        assert theirs.num_accepted_tokens == pytest.approx(BLOCKS * ours.num_accepted_tokens, rel=0.05)
+        assert theirs.mean_acceptance_length == pytest.approx(ours.mean_acceptance_length, rel=0.02)
+    assert judge(served, Rules(margin=0.5, num_resamples=999)).outcome == "pass"
 
 
 def test_in_bfloat16_answers_differ_from_the_targets_own_in_ties_alone(served: ParityReport) -> None:
@@ -167,7 +167,6 @@ def test_in_bfloat16_answers_differ_from_the_targets_own_in_ties_alone(served: P
         assert found.num_compared == BLOCKS * MIN_CONVERSATIONS
         assert found.num_equal + found.num_ties == found.num_compared
         assert found.real == []
-        print(found)
 
 
 def test_the_report_tells_how_every_server_was_set_and_what_it_counted(served: ParityReport, fp8: Path) -> None:

@@ -201,6 +201,22 @@ def test_a_draft_that_was_not_served_anchors_nothing(recorded: Recorded, tmp_pat
         anchor(recorded.trace, other)
 
 
+def test_a_target_that_is_split_over_two_ranks_is_recorded_whole(recorded: Recorded, tmp_path: Path) -> None:
+    """Every rank holds a part of each layer and of the head; states, scores and rounds are those of one rank alone."""
+    environment = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}  # a core each: left to itself the CPU build wants a NUMA node
+    options = replace(OPTIONS, vllm=VllmOptions(tensor_parallel_size=2, environment=environment))
+    split = record(recorded.target, Checkpoint.open(recorded.draft), recorded.prompts, tmp_path / "trace", options)
+    assert split.target.engine.endswith(", 2 ranks")
+    assert split.served is not None
+    assert recorded.trace.served is not None
+    assert split.served.rounds == recorded.trace.served.rounds
+    for ours, theirs in zip(split, recorded.trace, strict=True):
+        assert torch.equal(ours.token_ids, theirs.token_ids)
+        assert ours.aux_hidden_states is not None
+        torch.testing.assert_close(ours.aux_hidden_states, theirs.aux_hidden_states, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(ours.log_probs, theirs.log_probs, atol=1e-3, rtol=1e-3)
+
+
 def test_a_target_of_kimis_kind_is_recorded(tmp_path: Path) -> None:
     """MLA throughout and a nested text config. Nothing of it can be served with a draft on a CPU, whose two attention
     backends share no block size; so there is no anchor."""
