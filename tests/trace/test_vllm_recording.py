@@ -203,7 +203,9 @@ def test_a_draft_that_was_not_served_anchors_nothing(recorded: Recorded, tmp_pat
 
 def test_a_target_that_is_split_over_two_ranks_is_recorded_whole(recorded: Recorded, tmp_path: Path) -> None:
     """Every rank holds a part of each layer and of the head; states, scores and rounds are those of one rank alone."""
-    environment = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}  # a core each: left to itself the CPU build wants a NUMA node
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    # A core each; left to itself the CPU build wants a NUMA node for each.
+    environment = {"VLLM_CPU_OMP_THREADS_BIND": f"{cores[0]}|{cores[-1]}"}
     options = replace(OPTIONS, vllm=VllmOptions(tensor_parallel_size=2, environment=environment))
     split = record(recorded.target, Checkpoint.open(recorded.draft), recorded.prompts, tmp_path / "trace", options)
     assert split.target.engine.endswith(", 2 ranks")
