@@ -36,7 +36,9 @@ from quark_eagle.trace.recording import record
 from quark_eagle.trace.target_trace import TargetTrace
 from quark_eagle.trace.trace_document import Sampling
 from tests.parity.test_compare import to_fp8
+from tests.parity.test_served_given import server_info
 from tests.served import ENVIRONMENT, OPTIONS, READY_SECONDS
+from tests.serving.proxy import Reply, proxy
 from tests.tiny_target import write_prompts
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -124,9 +126,15 @@ def test_in_float32_every_block_counts_what_replay_counts_and_no_token_is_anothe
     tiny_pair: Pair, tiny_server: VllmServer, prompts: Path, tmp_path: Path
 ) -> None:
     """Two roads to one number: an engine that draws its own states, and ours over the target's recorded ones."""
-    url = {"baseline_url": tiny_server.url, "candidate_url": tiny_server.url}
-    measured = Measured(comparison=opened(tiny_pair, tiny_pair[1], prompts, concurrency=8, **url))
-    served = measured.run()
+
+    def developing(reply: Reply) -> None:
+        if reply.path.startswith("/server_info"):
+            reply.status, reply.body = 200, server_info(tiny_pair[1])
+
+    with proxy(tiny_server.url, developing) as telling:
+        url = {"baseline_url": telling.url, "candidate_url": telling.url}
+        measured = Measured(comparison=opened(tiny_pair, tiny_pair[1], prompts, concurrency=8, **url))
+        served = measured.run()
     trace = traced(tiny_pair, prompts, tmp_path / "trace", "float32")
     replayed = Comparison.open(
         tiny_pair[1], tiny_pair[1], trace.directory, num_speculative_tokens=K, dtype="float32", walk_only=True
