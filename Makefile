@@ -35,6 +35,7 @@ types: install
 	$(BIN)/mypy
 
 bench: install
+	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/quantize_speed.py
 	$(BIN)/python benchmarks/replay_speed.py --target "$$($(BIN)/python examples/prepare_target.py)"
 	$(BIN)/python benchmarks/served_agreement.py --target "$$($(BIN)/python examples/prepare_target.py)"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +15,6 @@ from tests.parity.test_contexts import damaged
 from tests.reports import WORSE, report
 from tests.tiny import write_tiny_draft
 from tests.tiny_trace import write_tiny_trace
-
-SECONDS = 2.0
 
 
 @pytest.fixture
@@ -76,19 +73,17 @@ def test_tables_fit_a_hundred_columns(four: tuple[Path, Path, Path, Path]) -> No
     assert max(map(len, tables)) <= 100
 
 
-def test_a_report_alone_takes_less_than_two_seconds_and_no_torch(counts: Path) -> None:
+def test_a_report_alone_is_explained_with_nothing_that_is_slow_to_import(counts: Path) -> None:
+    """It takes two seconds at most: `benchmarks/start_up.py`."""
     program = (
         "import sys\nfrom quark_eagle.cli.app import app\n"
         "try:\n    app(sys.argv[1:])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
         "print([name for name in ('torch', 'safetensors', 'scipy.stats', 'matplotlib') if name in sys.modules])"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", program, "explain", str(counts)], capture_output=True, text=True, check=True
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.stdout.endswith("[]\n")
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < SECONDS
 
 
 def test_json_is_one_object_and_nothing_else(counts: Path) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +19,6 @@ from tests.parity.test_compare import to_fp8
 from tests.reports import AT_PAR, UNCLEAR, WORSE, report
 from tests.tiny import write_tiny_draft
 from tests.tiny_trace import write_tiny_trace
-
-GATE_SECONDS = 2.0
 
 
 @pytest.fixture(autouse=True)
@@ -304,28 +301,20 @@ def python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_deciding_never_imports_torch(reports: Path, tmp_path: Path) -> None:
+SLOW = ("torch", "transformers", "safetensors", "quark", "vllm", "scipy.stats", "matplotlib", "httpx")
+
+
+def test_deciding_imports_nothing_that_is_slow_to_import(reports: Path, tmp_path: Path) -> None:
+    """A decision takes two seconds at most (`benchmarks/start_up.py`); scipy.stats alone takes more than one."""
     program = (
         "import sys\nfrom quark_eagle.cli.app import app\n"
         "try:\n    app(sys.argv[1:])\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
-        "print([name for name in ('torch', 'transformers', 'safetensors', 'quark', 'vllm') if name in sys.modules])"
+        f"print([name for name in {SLOW!r} if name in sys.modules])"
     )
     files = ("--junit", tmp_path / "gate.xml", "--markdown", tmp_path / "v.md", "--output", tmp_path / "v.json")
     done = python("-c", program, "gate", reports / "pass.json", *files)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("[]\n")
-
-
-def test_a_decision_takes_two_seconds_at_most(reports: Path) -> None:
-    """Of processor time, the whole process: what it costs whatever else the machine is doing."""
-
-    def seconds() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert python("-m", "quark_eagle", "gate", reports / "pass.json").returncode == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    assert min(seconds() for _ in range(3)) < GATE_SECONDS
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])
