@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quark_eagle.cli.options import JsonFlag, OverwriteFlag
+from quark_eagle.cli.options import JsonFlag, OverwriteFlag, speculative_tokens
 
 if TYPE_CHECKING:
     from quark_eagle.cli.verdict_output import VerdictFiles
@@ -70,14 +70,7 @@ def gate(
     draft_step_ms: Annotated[float | None, typer.Option(help="Time of one step of the BF16 draft.")] = None,
     num_speculative_tokens: Annotated[
         int | None,
-        typer.Option(
-            "--num-speculative-tokens",
-            "-k",
-            min=1,
-            max=16,
-            metavar="K",
-            help="With --trace: k. By default that of the draft served with it, else 3.",
-        ),
+        speculative_tokens("With --trace: k. By default that of the draft served with it, else 3."),
     ] = None,
     parity_output: Annotated[
         Path | None,

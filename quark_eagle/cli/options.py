@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -80,16 +80,17 @@ OverwriteFlag = Annotated[
     bool, typer.Option("--overwrite", help="Replace an existing output; the old one survives a failure.")
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object and nothing else.")]
+
+
+def speculative_tokens(help: str) -> Any:
+    """The option -k of a command, whose default is the command's own: its help says which."""
+    return typer.Option("--num-speculative-tokens", "-k", min=1, max=16, metavar="K", help=help, show_default=False)
+
+
 SpeculativeTokensOption = Annotated[
     int | None,
-    typer.Option(
-        "--num-speculative-tokens",
-        "-k",
-        min=1,
-        max=16,
-        metavar="K",
-        help="Tokens proposed per draft (k). Default: the recipe's where drafts are served; for replay that of the "
-        "draft served with the trace, else 3.",
-        show_default=False,
+    speculative_tokens(
+        "Tokens proposed per draft (k). Default: the recipe's where drafts are served; for replay that of the draft "
+        "served with the trace, else 3."
     ),
 ]

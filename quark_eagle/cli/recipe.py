@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from quark_eagle.cli.options import JsonFlag, TargetArg, TensorParallelOption
+from quark_eagle.cli.options import JsonFlag, TargetArg, TensorParallelOption, speculative_tokens
 
 
 def recipe(
@@ -26,7 +26,7 @@ def recipe(
     osl: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 1024,
     num_speculative_tokens: Annotated[
         int | None,
-        typer.Option("--num-speculative-tokens", "-k", min=1, max=16, metavar="K", help="k. By default as published."),
+        speculative_tokens("k. By default as published."),
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="For a comparison of two drafts: one k for all arms, the FP8 draft's.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quark_eagle.cli.options import JsonFlag, OverwriteFlag, TargetArg, VllmPythonOption
+from quark_eagle.cli.options import JsonFlag, OverwriteFlag, TargetArg, VllmPythonOption, speculative_tokens
 
 if TYPE_CHECKING:
     from quark_eagle.documents.throughput import ArmName
@@ -35,7 +35,7 @@ def throughput(
     ] = 2,
     num_speculative_tokens: Annotated[
         int | None,
-        typer.Option("--num-speculative-tokens", "-k", min=1, max=16, metavar="K", help="k; the recipe's by default."),
+        speculative_tokens("k; the recipe's by default."),
     ] = None,
     draft_step_ms: Annotated[
         str | None,

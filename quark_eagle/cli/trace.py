@@ -13,7 +13,7 @@ import typer
 from quark_eagle.cli import render
 from quark_eagle.cli import served_options as served
 from quark_eagle.cli.exit_codes import ExitCode
-from quark_eagle.cli.options import JsonFlag, OverwriteFlag, RevisionOption, TargetArg
+from quark_eagle.cli.options import JsonFlag, OverwriteFlag, RevisionOption, TargetArg, speculative_tokens
 
 if TYPE_CHECKING:
     from quark_eagle.checkpoint.reader import Checkpoint
@@ -117,15 +117,7 @@ def trace(
     ] = None,
     num_speculative_tokens: Annotated[
         int | None,
-        typer.Option(
-            "--num-speculative-tokens",
-            "-k",
-            min=1,
-            max=16,
-            metavar="K",
-            help="Of the served draft. Default: the recipe's.",
-            show_default=False,
-        ),
+        speculative_tokens("Of the served draft. Default: the recipe's."),
     ] = None,
     no_anchor: Annotated[
         bool,

@@ -12,6 +12,7 @@ import re
 import torch
 
 from quark_eagle.errors import UsageError
+from quark_eagle.model.fp8_product import gpu_arch
 from quark_eagle.model.linear import cpu_multiplies_bf16
 
 
@@ -43,11 +44,8 @@ def resolve_device(device: str) -> str:
 def arch_of(device: str) -> str:
     """What multiplies there, as evidence tells it: the processor's instruction set and, on a GPU, the GPU's own name.
 
-    ``x86_64 AVX2``; ``x86_64 AVX512, gfx950`` on an MI355X (ROCm says ``gfx950:sramecc+:xnack-``); ``…, sm_90``.
+    ``x86_64 AVX2``; ``x86_64 AVX512, gfx950`` on an MI355X; ``…, sm_90``.
     """
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-    if not device.startswith("cuda"):
-        return processor
-    found = torch.cuda.get_device_properties(device)
-    gcn = getattr(found, "gcnArchName", "")  # ROCm's builds only
-    return f"{processor}, {gcn.split(':')[0] if gcn else f'sm_{found.major}{found.minor}'}"
+    gpu = gpu_arch(torch.device(device))
+    return processor if gpu is None else f"{processor}, {gpu}"

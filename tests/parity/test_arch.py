@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from quark_eagle.documents.parity import ParityReport, StoredBaseline
+from quark_eagle.model.fp8_product import gpu_arch
 from quark_eagle.parity.arch import is_arch, measured_on
 from quark_eagle.parity.gate import gate
 from quark_eagle.parity.verdict import Rules, judge
@@ -92,5 +93,7 @@ def test_arch_of_a_gpu_names_it_beside_the_processor(monkeypatch: pytest.MonkeyP
 
     for properties, name in ((Mi355x, "gfx950"), (H200, "sm_90")):
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, it=properties: it())
+        gpu_arch.cache_clear()
         assert arch_of("cuda:0") == f"{arch_of('cpu')}, {name}"
         assert is_arch(name, arch_of("cuda:0"))
+    gpu_arch.cache_clear()
