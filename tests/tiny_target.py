@@ -66,3 +66,10 @@ def write_prompts(path: Path, contents: list[str], *, category: str = "coding") 
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
+
+
+def write_config(directory: Path, content: dict[str, Any]) -> Path:
+    """A target that is nothing but its config."""
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(content))
+    return directory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,21 +10,18 @@ from typing import Any
 import pytest
 
 from quark_eagle.checkpoint.reader import Checkpoint
-from quark_eagle.errors import TraceError, UsageError
+from quark_eagle.errors import UsageError
 from quark_eagle.opening import open_served
 from quark_eagle.serve_options import ServeOptions
 from quark_eagle.serving.command import Option
 from quark_eagle.serving.engine import Engine, EngineVersion
-from quark_eagle.trace.lent_weights import LentWeights
 from quark_eagle.trace.prompts import PromptSet
 from quark_eagle.trace.record_options import RecordOptions
-from quark_eagle.trace.target_identity import TargetGeometry
 from quark_eagle.trace.trace_document import Sampling
-from quark_eagle.trace.vllm_options import VllmOptions, parse_options
+from quark_eagle.trace.vllm_options import VllmOptions
 from quark_eagle.trace.vllm_start import Described, _by_python_names, describe, engine_arguments
 from quark_eagle.trace.vllm_target import _rounds
-from tests.tiny import write_tensors
-from tests.tiny_target import write_prompts
+from tests.tiny_target import write_config, write_prompts
 from tests.trace.conftest import CONTENTS
 
 CPU = EngineVersion(
@@ -277,63 +273,6 @@ def test_a_recipes_flag_that_a_recording_settles_itself_is_left_out() -> None:
     assert _by_python_names(flags) == {"block_size": 32}
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (VllmOptions(options={"enforce_eager": False}), "--vllm-option enforce_eager: cannot be set, for states"),
-        (VllmOptions(options={"pipeline_parallel_size": 2}), "one rank has to see all layers"),
-        (VllmOptions(tensor_parallel_size=0), "--tensor-parallel-size 0: must be 1 or more"),
-        (
-            VllmOptions(serves_draft=False, options={"speculative_config": {}}),
-            "--no-anchor and --vllm-option speculative-config",
-        ),
-    ],
-)
-def test_options_that_would_make_another_trace_are_refused(options: VllmOptions, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        RecordOptions(vllm=options).check()
-
-
-def test_a_device_is_not_vllms_to_choose() -> None:
-    with pytest.raises(UsageError, match="--device cuda:1: vLLM runs on what it was built for"):
-        replace(OPTIONS, device="cuda:1").check()
-
-
-@pytest.mark.parametrize(
-    ("given", "wanted"),
-    [
-        (["--max-num-seqs=16"], {"max_num_seqs": 16}),
-        (["attention-backend=ROCM_AITER_MLA"], {"attention_backend": "ROCM_AITER_MLA"}),
-        (["enable-expert-parallel"], {"enable_expert_parallel": True}),
-        (['limit-mm-per-prompt={"image": 0}'], {"limit_mm_per_prompt": {"image": 0}}),
-        (["async-scheduling=false"], {"async_scheduling": False}),
-        (["--no-async-scheduling"], {"async_scheduling": False}),
-    ],
-)
-def test_flags_are_read_as_vllm_names_them(given: list[str], wanted: dict[str, Any]) -> None:
-    assert parse_options(given) == wanted
-
-
-def test_what_is_no_flag_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"--vllm-option =4: must be NAME=VALUE"):
-        parse_options(["=4"])
-
-
-@pytest.mark.parametrize("given", ["speculative-config=eagle", "speculative-config=[1]", "speculative-config"])
-def test_further_settings_of_the_draft_are_an_object(given: str) -> None:
-    options = RecordOptions(vllm=VllmOptions(options=parse_options([given])))
-    with pytest.raises(UsageError, match="--vllm-option speculative-config: must be a JSON object"):
-        options.check()
-
-
-@pytest.mark.parametrize("given", ["hf-token=hunter2", "--hf_token=hunter2", "hf_tok=hunter2", "x.api-key=hunter2"])
-def test_no_secret_is_given_as_an_option_or_shown(given: str) -> None:
-    """What is given is recorded in the trace."""
-    with pytest.raises(UsageError, match=r"may hold a secret.*HF_TOKEN") as refused:
-        parse_options([given])
-    assert "hunter2" not in str(refused.value)
-
-
 def test_rounds_are_the_engines_steps_after_prefill() -> None:
     done = {"answers": [{"steps": [1, 3, 1, 4]}, {"steps": [1]}, {"steps": [1, 2]}], "num_drafts": 4}
     assert _rounds(done) == [(2, 0, 3), (), (1,)]
@@ -343,71 +282,3 @@ def test_rounds_are_the_engines_steps_after_prefill() -> None:
 def test_rounds_are_not_told_where_the_engine_counted_others(counted: int | None) -> None:
     """A step without a draft looks like a round that accepted nothing."""
     assert _rounds({"answers": [{"steps": [1, 3, 1]}, {"steps": [1, 1, 1]}], "num_drafts": counted}) == [None, None]
-
-
-def write_config(directory: Path, content: dict[str, Any]) -> Path:
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps(content))
-    return directory
-
-
-TEXT = {"num_hidden_layers": 61, "hidden_size": 8, "vocab_size": 16, "max_position_embeddings": 262144}
-
-
-@pytest.mark.parametrize("nested_in", ["text_config", "llm_config", None])
-def test_the_geometry_is_that_of_the_text_model(tmp_path: Path, nested_in: str | None) -> None:
-    whole = TEXT if nested_in is None else {"hidden_size": 1152, nested_in: TEXT, "tie_word_embeddings": True}
-    found = TargetGeometry.read(write_config(tmp_path / "target", whole))
-    assert (found.num_hidden_layers, found.hidden_size, found.vocab_size, found.max_length) == (61, 8, 16, 262144)
-    assert found.ties_head is (nested_in is not None)
-
-
-def test_a_config_without_a_number_is_no_guess(tmp_path: Path) -> None:
-    directory = write_config(tmp_path / "target", {"hidden_size": 8})
-    with pytest.raises(TraceError, match=r"(?s)num_hidden_layers is missing\..*vocab_size is missing\."):
-        TargetGeometry.read(directory)
-
-
-def lender(tmp_path: Path, **shapes: tuple[int, int]) -> Path:
-    import torch
-
-    directory = write_config(tmp_path / "target", {})
-    generator = torch.Generator().manual_seed(0)
-    tensors = {name: torch.randn(shape, generator=generator).bfloat16() for name, shape in shapes.items()}
-    write_tensors(directory, tensors)
-    return directory
-
-
-GEOMETRY = TargetGeometry(num_hidden_layers=61, hidden_size=8, vocab_size=16)
-WHOLE = {
-    "language_model.model.embed_tokens.weight": (20, 8),  # padded
-    "language_model.model.layers.61.embed_tokens.weight": (20, 8),  # of a layer that predicts two tokens ahead
-    "language_model.lm_head.weight": (20, 8),
-    "vision_tower.patch_embed.weight": (16, 8),
-}
-
-
-def test_embedding_and_head_are_found_by_name_wherever_they_are_nested(tmp_path: Path) -> None:
-    import torch
-
-    lent = LentWeights.find(lender(tmp_path, **WHOLE), GEOMETRY)
-    assert lent.embedding == "language_model.model.embed_tokens.weight"
-    rows = lent.embedding_rows(torch.tensor([3, 5]))
-    assert torch.equal(rows, lent.checkpoint.tensor(lent.embedding)[[3, 5]])
-    assert lent.head_rows(16).shape == (16, 8)
-
-
-def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
-    lent = LentWeights.find(
-        lender(tmp_path, **{"model.embed_tokens.weight": (16, 8)}), replace(GEOMETRY, ties_head=True)
-    )
-    assert lent.head == lent.embedding
-
-
-@pytest.mark.parametrize("missing", ["language_model.model.embed_tokens.weight", "language_model.lm_head.weight"])
-def test_what_cannot_be_lent_is_told_before_anything_is_loaded(tmp_path: Path, missing: str) -> None:
-    left = {name: shape for name, shape in WHOLE.items() if name != missing}
-    with pytest.raises(
-        TraceError, match=r"found no tensor as the .*, but one of \[16, 8\] in BF16, F16, F32 was needed"
-    ):
-        LentWeights.find(lender(tmp_path, **left), GEOMETRY)
