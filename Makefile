@@ -20,8 +20,9 @@ $(INSTALLED): constraints.txt pyproject.toml tools/install.sh
 demo: install
 	$(BIN)/python examples/demo.py
 
+# A process for each core, and no more than four: some tests start an engine.
 test: lint types
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 format: install
 	$(BIN)/ruff format .

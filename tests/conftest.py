@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections import defaultdict
 
 # Before torch is imported: tests are many small products, and a second thread only gets in the way of other processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,12 +26,24 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs an engine that is not installed (a ROCm container without vLLM, say), and say so.
+# What is made or imported once for all tests that ask for it (a fixture or a mark), if they run in one process.
+SHARED = ("tiny_server", "loads", "real_quark", "vllm")
 
-    What kills a server that tests share comes last.
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what runs in which order and, where pytest-xdist has several processes (`make test`), in which of them.
+
+    A file stays together, for what it sets up, and so do all files that share something dear. Slow ones begin, so that
+    no process is left with one at the end; what kills the server that others share comes last.
     """
-    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+    dear: dict[Path, set[str]] = defaultdict(set)
+    for item in items:
+        dear[item.path] |= {*getattr(item, "fixturenames", ()), *(mark.name for mark in item.iter_markers())}
+    for item in items:
+        shared = [name for name in SHARED if name in dear[item.path]]
+        alone = shared in ([], ["vllm"]) and "slow" in dear[item.path]
+        item.add_marker(pytest.mark.xdist_group(shared[0] if shared and not alone else str(item.path)))
+    items.sort(key=_when)
     for marker, module in (("vllm", "vllm"), ("quark", "quark")):
         if find_spec(module) is None:
             for item in items:
@@ -37,10 +51,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     item.add_marker(pytest.mark.skip(reason=f"{module} is not installed: `make install` brings it"))
 
 
+def _when(item: pytest.Item) -> tuple[bool, bool]:
+    return item.get_closest_marker("last") is not None, item.get_closest_marker("slow") is None
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the source tree."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def real_quark() -> None:
+    """Imports Quark, which takes 20 seconds; after the first test that asks for it, that is free."""
+    from quark_eagle.quantize.quark_backend import load_quark
+    from quark_eagle.quantize.scheme import PTPC_FP8
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Quark's own, and those of what it imports
+        load_quark(PTPC_FP8)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,6 @@ from quark_eagle.opening import open_comparison
 from quark_eagle.parity.verdict import Rules, judge
 from quark_eagle.pipeline import quantize_and_check
 from quark_eagle.quantize.plan import QuantPlan
-from quark_eagle.quantize.scheme import PTPC_FP8
 from quark_eagle.serve_options import ServeOptions
 from quark_eagle.trace.prompts import Prompt, PromptSet
 from quark_eagle.trace.record_options import RecordOptions
@@ -264,16 +263,6 @@ def test_a_failure_on_the_way_publishes_nothing(
     with pytest.raises(KeyboardInterrupt):
         run(pair[0], tmp_path / "out", trace=pair[1])
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture(scope="module")
-def real_quark() -> None:
-    """Imports Quark, 20 s unless another test did; the warnings are its own."""
-    from quark_eagle.quantize.quark_backend import load_quark
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        load_quark(PTPC_FP8)
 
 
 @pytest.mark.quark

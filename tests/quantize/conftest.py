@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,16 +18,6 @@ from quark_eagle.quantize.scheme import Scheme
 from quark_eagle.quantize.stage import stage
 
 Quantize = Callable[..., QuantizeResult]
-
-
-@pytest.fixture(scope="session")
-def real_quark() -> None:
-    """Imports Quark; after the first test that asks for it, that is free."""
-    from quark_eagle.quantize.quark_backend import load_quark
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Quark's own, and those of what it imports
-        load_quark(Scheme.PTPC_FP8)
 
 
 @dataclass
