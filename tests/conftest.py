@@ -30,6 +30,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = ("tiny_server", "loads", "real_quark", "vllm")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say what runs in which order and, where pytest-xdist has several processes (`make test`), in which of them.
 
