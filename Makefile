@@ -22,7 +22,7 @@ demo: install
 
 # A process for each core, and no more than four: some tests start an engine.
 test: lint types
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --no-loadscope-reorder $(ARGS)
 
 format: install
 	$(BIN)/ruff format .

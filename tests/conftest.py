@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import defaultdict
 
 # Before torch is imported: tests are many small products, and a second thread only gets in the way of other processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,9 +13,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,25 +26,17 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-# What is made or imported once for all tests that ask for it (a fixture or a mark), if they run in one process.
-SHARED = ("tiny_server", "loads", "real_quark", "vllm")
+# What is dear and made once for all tests that ask for it, if one process runs them.
+SHARED = ("tiny_server", "loads: dict", "real_quark", "pytest.mark.vllm")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what runs in which order and, where pytest-xdist has several processes (`make test`), in which of them.
+    """Skip what needs an engine that is not installed (a ROCm container without vLLM, say), and say so.
 
-    A file stays together, for what it sets up, and so do all files that share something dear. Slow ones begin, so that
-    no process is left with one at the end; what kills the server that others share comes last.
+    Slow files begin, so that no process is left with one at the end. What kills a server that tests share comes last.
     """
-    dear: dict[Path, set[str]] = defaultdict(set)
-    for item in items:
-        dear[item.path] |= {*getattr(item, "fixturenames", ()), *(mark.name for mark in item.iter_markers())}
-    for item in items:
-        shared = [name for name in SHARED if name in dear[item.path]]
-        alone = shared in ([], ["vllm"]) and "slow" in dear[item.path]
-        item.add_marker(pytest.mark.xdist_group(shared[0] if shared and not alone else str(item.path)))
-    items.sort(key=_when)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.get_closest_marker("last") is not None, item.path not in slow))
     for marker, module in (("vllm", "vllm"), ("quark", "quark")):
         if find_spec(module) is None:
             for item in items:
@@ -52,8 +44,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                     item.add_marker(pytest.mark.skip(reason=f"{module} is not installed: `make install` brings it"))
 
 
-def _when(item: pytest.Item) -> tuple[bool, bool]:
-    return item.get_closest_marker("last") is not None, item.get_closest_marker("slow") is None
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where there are several processes (`make test`), what shares something dear runs in one of them.
+
+    A file stays together, for what it sets up, and so do all files that name the same one of `SHARED`.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _together(nodeid.partition("::")[0])
+
+    return Together(config, log)
+
+
+@cache
+def _together(file: str) -> str:
+    source = (REPOSITORY / file).read_text(encoding="utf-8")
+    named = [name for name in SHARED if name in source]
+    starts_its_own = named in ([], ["pytest.mark.vllm"]) and "pytest.mark.slow" in source
+    return named[0] if named and not starts_its_own else file
 
 
 @pytest.fixture(scope="session")
