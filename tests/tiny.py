@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ MLA = {"q_lora_rank": 24, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_h
 class TinyDraft:
     """What to build; the defaults are the commonest draft: Llama, ``midlayer.``, pruned vocabulary, no embedding.
 
-    ``draft_vocab`` None means the whole vocabulary, without d2t and t2d.
+    ``draft_vocab`` None means the whole vocabulary, without d2t and t2d; ``extra`` goes into the layer's config.
     """
 
     convention: Convention = Convention.MIDLAYER
@@ -63,6 +64,9 @@ class TinyDraft:
     attention_bias: bool = False
     mlp_bias: bool = False
     q_lora_rank: int | None = 24
+    latent: Mapping[str, Any] = field(default_factory=lambda: MLA)
+    rope_scaling: Mapping[str, Any] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "bfloat16"
     sharded: bool = False
 
@@ -130,9 +134,12 @@ def tiny_config(draft: TinyDraft) -> dict[str, Any]:
         "eos_token_id": 2,
     }
     if draft.family is DraftFamily.DEEPSEEK_MLA:
-        layer |= MLA | {"q_lora_rank": draft.q_lora_rank}
+        layer |= {**draft.latent, "q_lora_rank": draft.q_lora_rank}
     elif draft.head_dim is not None or draft.family is DraftFamily.QWEN3:
         layer["head_dim"] = draft.width
+    if draft.rope_scaling is not None:
+        layer["rope_scaling"] = dict(draft.rope_scaling)
+    layer |= draft.extra
     eagle = _eagle_keys(draft)
     if draft.convention is not Convention.SPECULATORS:
         return {"architectures": [ARCHITECTURE[draft.family]], **layer, **eagle}
@@ -258,12 +265,13 @@ def _attention_shapes(draft: TinyDraft, reads: int) -> dict[str, tuple[int, ...]
 
 
 def _mla_shapes(draft: TinyDraft, reads: int) -> dict[str, tuple[int, ...]]:
-    head_dim = MLA["qk_nope_head_dim"] + MLA["qk_rope_head_dim"]
+    mla = draft.latent
+    head_dim = mla["qk_nope_head_dim"] + mla["qk_rope_head_dim"]
     shapes: dict[str, tuple[int, ...]] = {
-        "kv_a_proj_with_mqa.weight": (MLA["kv_lora_rank"] + MLA["qk_rope_head_dim"], reads),
-        "kv_a_layernorm.weight": (MLA["kv_lora_rank"],),
-        "kv_b_proj.weight": (draft.heads * (MLA["qk_nope_head_dim"] + MLA["v_head_dim"]), MLA["kv_lora_rank"]),
-        "o_proj.weight": (draft.hidden, draft.heads * MLA["v_head_dim"]),
+        "kv_a_proj_with_mqa.weight": (mla["kv_lora_rank"] + mla["qk_rope_head_dim"], reads),
+        "kv_a_layernorm.weight": (mla["kv_lora_rank"],),
+        "kv_b_proj.weight": (draft.heads * (mla["qk_nope_head_dim"] + mla["v_head_dim"]), mla["kv_lora_rank"]),
+        "o_proj.weight": (draft.hidden, draft.heads * mla["v_head_dim"]),
     }
     if draft.q_lora_rank is None:
         return shapes | {"q_proj.weight": (draft.heads * head_dim, reads)}

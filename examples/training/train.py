@@ -3,7 +3,7 @@
 The draft starts from the target: its layer from the target's last one, its head and norm from the target's, its `fc`
 from the identity on the last aux state. Each step of the training-time test (arXiv 2503.01840) feeds the draft its
 own output of the step before, with the attention that replay and an engine use
-(`quark_eagle.model.attention.chain_attention`). The loss is the mean of two cross-entropies over the draft's
+(`quark_eagle.model.chain.Chain`). The loss is the mean of two cross-entropies over the draft's
 vocabulary: to the target's distribution and to its argmax.
 
     python train.py --target DIR --shards SHARDS --output DRAFT --minutes 60
@@ -28,9 +28,13 @@ from transformers import AutoTokenizer
 
 from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.reader import Checkpoint
-from quark_eagle.model.attention import chain_attention
-from quark_eagle.model.eagle3 import LAYER_LINEARS, Eagle3Draft
+from quark_eagle.model.chain import Chain, Past
+from quark_eagle.model.eagle3 import Eagle3Draft
 
+LAYER_LINEARS = (
+    *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")),
+    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+)
 STEPS = 3
 STEP_WEIGHTS = (1.0, 0.8, 0.64)
 DRAFT_VOCAB = 8192
@@ -116,29 +120,12 @@ def steps_loss(
     prompt, length = bounds[:, :1], bounds[:, 1:]
     chain = (rows >= prompt - 1) & (rows + 2 < length)  # [B, n - 2]: step 1 proposes a recorded answer token
     hits = [chain.sum()]
-    keys = values = None
-    own_keys: list[Tensor] = []
-    own_values: list[Tensor] = []
+    past = Past.of(draft, target["embed"][tokens[:, rows + 1]], hidden)
+    rounds = Chain(draft, [(past, rows)])
     alive = chain
     for step in range(steps):
         ahead = (rows + 1 + step).clamp(max=n - 1)
-        entered = draft.enter(target["embed"][tokens[:, ahead]], hidden)
-        positions = (rows + step).expand(len(tokens), -1)
-        step_keys, step_values = draft.keys_values(entered.x, positions)
-        if keys is None or values is None:
-            keys, values = step_keys, step_values
-        else:
-            own_keys.append(step_keys)
-            own_values.append(step_values)
-        mixed = chain_attention(
-            draft.queries(entered.x, positions),
-            keys,
-            values,
-            (rows <= rows[:, None]).expand(len(tokens), -1, -1),
-            own_keys,
-            own_values,
-        )
-        hidden, normed = draft.leave(mixed, entered.residual)
+        hidden, normed = rounds.step(target["embed"][tokens[:, ahead]], hidden)
         scored = chain & (rows + 2 + step < length)
         wanted = tokens[:, (rows + 2 + step).clamp(max=n - 1)][scored]
         known = target["t2d"][wanted]

@@ -33,13 +33,14 @@ class Convention(Enum):
 
 
 # Who asks for which family: the Eagle3 rows of vLLM 0.32's registry (model_executor/models/registry.py),
-# SGLang's name, and the plain names of drafts published before there were others; vLLM puts "Eagle3" before those
-# (transformers_utils/configs/eagle.py).
+# SGLang's name, ModelOpt's for several layers (export/unified_export_megatron.py), and the plain names of drafts
+# published before there were others; vLLM puts "Eagle3" before those (transformers_utils/configs/eagle.py).
 ARCHITECTURES: Mapping[str, DraftFamily] = MappingProxyType(
     {
         "LlamaForCausalLMEagle3": DraftFamily.LLAMA,
         "Eagle3LlamaForCausalLM": DraftFamily.LLAMA,
         "LlamaForCausalLM": DraftFamily.LLAMA,
+        "LlamaForCausalLMEagle3Deep": DraftFamily.LLAMA,
         "Eagle3MiniMaxM2ForCausalLM": DraftFamily.LLAMA,
         "Eagle3Qwen2_5vlForCausalLM": DraftFamily.LLAMA,
         "Eagle3Qwen3vlForCausalLM": DraftFamily.LLAMA,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from quark_eagle.checkpoint.config_keys import ConfigKeys
 from quark_eagle.checkpoint.family import DraftFamily, is_speculators
 
 # EAGLE-3 takes three target layers: low, middle, high (arXiv 2503.01840); vLLM falls back on it as well.
@@ -42,6 +43,7 @@ class Geometry:
         head_dim: of queries and keys; for MLA `qk_nope_head_dim + qk_rope_head_dim`.
         num_aux_hidden_states: how many target layers `fc` reads.
         aux_layer_ids: which ones, ascending; None if config.json leaves it to the engine.
+        sliding_windows: for each layer how many tokens a query sees, itself included; None sees all.
         rope: `rope_type`, `rope_theta` and whatever else the rotary embedding needs, in one mapping.
         mla: None unless the family is DEEPSEEK_MLA.
     """
@@ -58,6 +60,7 @@ class Geometry:
     num_aux_hidden_states: int
     aux_layer_ids: tuple[int, ...] | None
     rms_norm_eps: float
+    sliding_windows: tuple[int | None, ...]
     rope: Mapping[str, Any]
     mla: MlaGeometry | None
 
@@ -128,12 +131,13 @@ def read_flags(config: Mapping[str, Any]) -> Flags:
 
 def read_geometry(config: Mapping[str, Any], family: DraftFamily) -> tuple[Geometry | None, list[str]]:
     """The sizes in an effective config, or None and everything that is wrong with it."""
-    keys = _Keys(config)
+    keys = ConfigKeys(config)
     hidden_size = keys.size("hidden_size")
     num_heads = keys.size("num_attention_heads")
     vocab_size = keys.size("vocab_size")
     mla = _read_mla(keys) if family is DraftFamily.DEEPSEEK_MLA else None
     aux_layer_ids = _aux_layer_ids(config, keys)
+    num_layers = keys.size("num_hidden_layers")
     geometry = Geometry(
         hidden_size=hidden_size,
         target_hidden_size=keys.size("target_hidden_size", hidden_size),
@@ -143,12 +147,13 @@ def read_geometry(config: Mapping[str, Any], family: DraftFamily) -> tuple[Geome
         head_dim=_head_dim(keys, family, hidden_size, num_heads)
         if mla is None
         else mla.qk_nope_head_dim + mla.qk_rope_head_dim,
-        num_layers=keys.size("num_hidden_layers"),
+        num_layers=num_layers,
         vocab_size=vocab_size,
         draft_vocab_size=keys.size("draft_vocab_size", vocab_size),
         num_aux_hidden_states=_num_aux(keys, aux_layer_ids),
         aux_layer_ids=aux_layer_ids,
         rms_norm_eps=keys.positive_number("rms_norm_eps"),
+        sliding_windows=_sliding_windows(keys, family, num_layers),
         rope=_read_rope(config, keys),
         mla=mla,
     )
@@ -164,54 +169,19 @@ def read_geometry(config: Mapping[str, Any], family: DraftFamily) -> tuple[Geome
     return (None if problems else geometry), problems
 
 
-class _Keys:
-    """Reads sizes from a config, and notes each one that is missing or senseless instead of stopping.
-
-    Conflicts between two sizes are noted apart: where one of them is missing, they mean nothing.
-    """
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self.config = config
-        self.problems: list[str] = []
-        self.conflicts: list[str] = []
-
-    def size(self, key: str, default: int | None = None) -> int:
-        """A positive integer; 1 stands in for one that is wrong, so that reading can go on."""
-        found = self.config.get(key)
-        if found is None and default is not None:
-            return default
-        if found is None:
-            self.problems.append(f"{key} is missing, and a size is never guessed.")
-        elif isinstance(found, bool) or not isinstance(found, int) or found < 1:
-            self.problems.append(f"{key} is {found!r}, but a positive integer was needed.")
-        else:
-            return found
-        return 1
-
-    def positive_number(self, key: str) -> float:
-        found = self.config.get(key)
-        if found is None:
-            self.problems.append(f"{key} is missing, and the norms depend on it.")
-        elif isinstance(found, bool) or not isinstance(found, int | float) or not found > 0:
-            self.problems.append(f"{key} is {found!r}, but a positive number was needed.")
-        else:
-            return float(found)
-        return 1.0
-
-
 def _eagle_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     nested = config.get("eagle_config")
     return nested if isinstance(nested, Mapping) else {}
 
 
-def _num_key_value_heads(keys: _Keys, family: DraftFamily, num_heads: int) -> int:
+def _num_key_value_heads(keys: ConfigKeys, family: DraftFamily, num_heads: int) -> int:
     found = keys.size("num_key_value_heads", None if family is DraftFamily.QWEN3 else num_heads)
     if num_heads % found:
         keys.conflicts.append(f"num_attention_heads {num_heads} is not a multiple of num_key_value_heads {found}.")
     return found
 
 
-def _head_dim(keys: _Keys, family: DraftFamily, hidden_size: int, num_heads: int) -> int:
+def _head_dim(keys: ConfigKeys, family: DraftFamily, hidden_size: int, num_heads: int) -> int:
     if keys.config.get("head_dim") is None and family is not DraftFamily.QWEN3 and hidden_size % num_heads:
         keys.conflicts.append(
             f"head_dim is missing, and hidden_size {hidden_size} is not a multiple of {num_heads} heads."
@@ -219,7 +189,7 @@ def _head_dim(keys: _Keys, family: DraftFamily, hidden_size: int, num_heads: int
     return keys.size("head_dim", None if family is DraftFamily.QWEN3 else max(1, hidden_size // num_heads))
 
 
-def _read_mla(keys: _Keys) -> MlaGeometry:
+def _read_mla(keys: ConfigKeys) -> MlaGeometry:
     if "q_lora_rank" not in keys.config:
         keys.problems.append("q_lora_rank is missing; write null if queries have no bottleneck.")
     return MlaGeometry(
@@ -231,7 +201,7 @@ def _read_mla(keys: _Keys) -> MlaGeometry:
     )
 
 
-def _aux_layer_ids(config: Mapping[str, Any], keys: _Keys) -> tuple[int, ...] | None:
+def _aux_layer_ids(config: Mapping[str, Any], keys: ConfigKeys) -> tuple[int, ...] | None:
     """Top level first, then `eagle_config`, then none (vLLM 0.32, v1/worker/gpu_model_runner.py)."""
     found = config.get(_AUX_IDS) or _eagle_config(config).get(_AUX_IDS)
     if not found:
@@ -244,7 +214,7 @@ def _aux_layer_ids(config: Mapping[str, Any], keys: _Keys) -> tuple[int, ...] | 
     return tuple(sorted(found))
 
 
-def _num_aux(keys: _Keys, aux_layer_ids: tuple[int, ...] | None) -> int:
+def _num_aux(keys: ConfigKeys, aux_layer_ids: tuple[int, ...] | None) -> int:
     """`num_aux_layers` is what vLLM's Qwen3 draft calls `num_aux_hidden_states`."""
     key = "num_aux_layers" if keys.config.get("num_aux_layers") is not None else "num_aux_hidden_states"
     found = keys.size(key, len(aux_layer_ids) if aux_layer_ids else USUAL_NUM_AUX)
@@ -253,7 +223,25 @@ def _num_aux(keys: _Keys, aux_layer_ids: tuple[int, ...] | None) -> int:
     return found
 
 
-def _read_rope(config: Mapping[str, Any], keys: _Keys) -> Mapping[str, Any]:
+def _sliding_windows(keys: ConfigKeys, family: DraftFamily, num_layers: int) -> tuple[int | None, ...]:
+    """A layer slides where `layer_types` says so (vLLM 0.32, llama.py and qwen3_eagle3.py), and never in MLA.
+
+    Qwen3's class of transformers 5.16 forgets the window unless `use_sliding_window`, and fills in `layer_types`.
+    """
+    config, kinds = keys.config, keys.config.get("layer_types")
+    if family is DraftFamily.QWEN3 and not config.get("use_sliding_window"):
+        kinds = []
+    elif family is DraftFamily.QWEN3 and kinds is None:
+        first = int(config.get("max_window_layers", 28))
+        kinds = ["full_attention" if layer < first else "sliding_attention" for layer in range(num_layers)]
+    if family is DraftFamily.DEEPSEEK_MLA or not isinstance(kinds, list):
+        kinds = []
+    slides = [kind == "sliding_attention" for kind in (*kinds, *[None] * num_layers)][:num_layers]
+    window = keys.size("sliding_window") if any(slides) else None
+    return tuple(window if is_sliding else None for is_sliding in slides)
+
+
+def _read_rope(config: Mapping[str, Any], keys: ConfigKeys) -> Mapping[str, Any]:
     """Both spellings in one: `rope_parameters` (transformers 5), `rope_scaling` + `rope_theta` (before it)."""
     written = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(written, Mapping):

@@ -23,23 +23,26 @@ def chain_attention(
     visible: Tensor,
     own_keys: Sequence[Tensor] = (),
     own_values: Sequence[Tensor] = (),
+    *,
+    scale: float | None = None,
 ) -> Tensor:
     """Grouped-query attention over the sequence and over each query's own chain, computed in float32.
 
     Args:
         queries: [..., S, heads, head_dim].
         keys: [..., T, kv_heads, head_dim], the rows whose keys come from the target's states.
-        values: as ``keys``.
+        values: [..., T, kv_heads, value_dim].
         visible: [..., S, T] bool, which rows each query sees.
         own_keys: one [..., S, kv_heads, head_dim] for each step of the chain so far, the query's own last.
-        own_values: as ``own_keys``.
+        own_values: one [..., S, kv_heads, value_dim] for each of them.
+        scale: of the scores; head_dim ** -0.5 if not given.
 
     Returns:
-        [..., S, heads * head_dim] in the queries' dtype.
+        [..., S, heads * value_dim] in the queries' dtype.
     """
     num, heads, head_dim = queries.shape[-3:]
     kv_heads = keys.shape[-2]
-    grouped = (queries.float() * head_dim**-0.5).reshape(
+    grouped = (queries.float() * (head_dim**-0.5 if scale is None else scale)).reshape(
         *queries.shape[:-2], kv_heads, heads // kv_heads, head_dim
     )  # [..., S, kv, group, d]
     wide_keys, wide_values = keys.float(), values.float()
@@ -63,7 +66,7 @@ def chain_attention(
 def _attend(
     queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor, own_keys: Tensor | None, own_values: Tensor | None
 ) -> Tensor:
-    """[..., S, kv_heads, group, head_dim] for one block of queries; all operands float32."""
+    """[..., S, kv_heads, group, value_dim] for one block of queries; all operands float32."""
     scores = torch.einsum("...skgd,...tkd->...kgst", queries, keys)
     scores = scores.masked_fill(~visible[..., None, None, :, :], -torch.inf)
     if own_keys is not None:

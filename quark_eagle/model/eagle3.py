@@ -1,58 +1,66 @@
-"""Eagle3Draft: the forward pass of a one-layer Llama-type Eagle3 draft, in plain torch.
+"""Eagle3Draft: the forward pass of an Eagle3 draft, in plain torch.
 
-To be read beside vLLM 0.32's ``model_executor/models/llama_eagle3.py``, whose order of operations it follows. Row t
-of the target's aux hidden states is the state after the target consumed token t. The draft at row t sees that state,
-combined by ``fc``, and the embedding of token t + 1, and proposes token t + 2. On the next step of the chain its own
-output state takes the place of the target's. Activations have the draft's ``dtype``; sums, norms and softmax are
-float32 inside.
+To be read beside vLLM 0.32's ``model_executor/models/llama_eagle3.py``, whose order of operations it follows;
+``qwen3_eagle3.py`` and ``deepseek_eagle3.py`` differ from it in their attention (`model.grouped_query`,
+`model.latent`). Row t of the target's aux hidden states is the state after the target consumed token t. The draft at
+row t sees that state, combined by ``fc``, and the embedding of token t + 1, and proposes token t + 2. On the next step
+of the chain its own output state takes the place of the target's. Activations have the draft's ``dtype``; sums, norms
+and softmax are float32 inside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from quark_eagle.checkpoint.family import DraftFamily
 from quark_eagle.checkpoint.layout import Eagle3Layout, Flags, Geometry
 from quark_eagle.checkpoint.reader import Checkpoint
-from quark_eagle.errors import CheckpointError, MissingTensorError
+from quark_eagle.checkpoint.support import require_replayable
+from quark_eagle.errors import MissingTensorError
 from quark_eagle.fp8 import FP8_DTYPE
+from quark_eagle.model.layer import DecoderLayer
 from quark_eagle.model.linear import Linear
-from quark_eagle.model.rope import Rope
+from quark_eagle.model.parts import LinearLayer, Parts
 
 UNINITIALISED_SCALE = torch.finfo(torch.float32).min  # vLLM 0.32, create_fp8_scale_parameter: what no tensor overwrites
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerInput:
-    """What enters attention: ``x`` [..., 2 * hidden] and the ``residual`` [..., hidden] that is added afterwards."""
-
-    x: Tensor
-    residual: Tensor
-
-
 class Eagle3Draft:
-    """The draft as four functions: combine, enter (queries, keys, values), leave, propose."""
+    """The draft as functions: combine and embed what it is given, step through its layers, propose.
+
+    Attributes:
+        geometry, flags: its sizes and switches.
+        dtype: of activations.
+        weights: canonical name → tensor.
+        linears: canonical module → layer: the one place where the forward pass finds them.
+        caches: what keys and values pass into the KV cache, see `model.parts.Parts`.
+        layers: its decoder layers.
+    """
 
     def __init__(self, geometry: Geometry, flags: Flags, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
         """``weights``: canonical name → tensor (``fc.weight``, ``layers.0.self_attn.q_proj.weight``, ``d2t``, …).
 
-        FP8 weights come with ``….weight_scale`` [out] float32. The dictionary must hold ``embed_tokens.weight``
-        [vocab, hidden] or ``embed_ids`` [U] with ``embed_rows`` [U, hidden].
+        FP8 weights come with ``….weight_scale`` [out] or [] float32, and with ``….input_scale`` [] if it is static. The
+        dictionary must hold ``embed_tokens.weight`` [vocab, hidden], or ``embed_ids`` [U] with ``embed_rows``.
         """
         self.geometry, self.flags, self.dtype, self.weights = geometry, flags, dtype, dict(weights)
-        self.rope = Rope.of(geometry.rope, geometry.head_dim)
-        linear = ("fc", "lm_head", *(f"layers.0.{name}" for name in LAYER_LINEARS))
-        self.linears = {name: self._linear(name) for name in linear if f"{name}.weight" in self.weights}
-        missing = [name for name in linear if name not in self.linears]
+        names = ("fc", "lm_head", *layer_linears(geometry))
+        self.linears: dict[str, LinearLayer] = {
+            name: self._linear(name) for name in names if f"{name}.weight" in self.weights
+        }
+        missing = [name for name in names if name not in self.linears]
         if missing:
             raise MissingTensorError(
                 f"the draft has no {', '.join(f'{name}.weight' for name in missing)}, and the trace brings none. "
                 "It cannot be replayed. Record the trace with `quark-eagle trace --draft` for this draft."
             )
+        self.caches: dict[str, Callable[[Tensor], Tensor]] = {}
+        self._parts = Parts(
+            geometry=geometry, flags=flags, weights=self.weights, linears=self.linears, caches=self.caches
+        )
+        self.layers = tuple(DecoderLayer(self._parts, index, dtype) for index in range(geometry.num_layers))
 
     @classmethod
     def load(
@@ -78,9 +86,9 @@ class Eagle3Draft:
                 (``deploy`` finds them): computed with that cast and the scale that vLLM leaves in place.
 
         Raises:
-            CheckpointError: a family that replay does not cover.
+            CheckpointError: an engine would compute something else with this draft than replay does.
         """
-        _require_replayable(layout)
+        require_replayable(checkpoint, layout)
         weights: dict[str, Tensor] = {}
         for canonical, name in layout.by_canonical.items():
             tensor = checkpoint.tensor(name)
@@ -105,7 +113,7 @@ class Eagle3Draft:
     def _share_linears(self, like: Eagle3Draft) -> None:
         """Take over the other draft's layers whose tensors are the same, and with them their widened copies."""
         for name in self.linears.keys() & like.linears.keys():
-            parts = [f"{name}.{part}" for part in ("weight", "weight_scale", "bias")]
+            parts = [f"{name}.{part}" for part in ("weight", "weight_scale", "bias", "input_scale")]
             if all(self.weights.get(part) is like.weights.get(part) for part in parts):
                 self.linears[name] = like.linears[name]
 
@@ -118,10 +126,10 @@ class Eagle3Draft:
         """The target's aux states [..., num_aux * target_hidden], wherever they are, as one state [..., hidden]."""
         x = aux_hidden_states.to(self.device, self.dtype)
         if self.flags.norm_before_fc:
-            x = self._norm(x, "input_norm")
+            x = self._parts.norm("input_norm", x)
         if self.flags.fc_norm:
             parts = x.chunk(self.geometry.num_aux_hidden_states, dim=-1)
-            x = torch.cat([self._norm(part, f"fc_norm.{i}") for i, part in enumerate(parts)], dim=-1)
+            x = torch.cat([self._parts.norm(f"fc_norm.{i}", part) for i, part in enumerate(parts)], dim=-1)
         return self.linears["fc"](x)
 
     def embed(self, token_ids: Tensor) -> Tensor:
@@ -138,29 +146,25 @@ class Eagle3Draft:
                 )
         return table[index].to(self.dtype)
 
-    def enter(self, embeds: Tensor, hidden: Tensor) -> LayerInput:
-        """Embedding and hidden state [..., hidden], each normed, side by side."""
-        normed = self._norm(hidden, "layers.0.hidden_norm")
-        x = torch.cat((self._norm(embeds, "layers.0.input_layernorm"), normed), dim=-1)
-        return LayerInput(x=x, residual=normed if self.flags.norm_before_residual else hidden)
+    def step(
+        self, embeds: Tensor, hidden: Tensor, attend: Callable[[DecoderLayer, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """One draft step at some places.
 
-    def queries(self, x: Tensor, positions: Tensor) -> Tensor:
-        """[..., heads, head_dim], turned to their positions."""
-        return self.rope(self._heads("q_proj", x), positions)
+        Args:
+            embeds: [..., hidden], of the token that follows each place.
+            hidden: [..., hidden]: the combined states of the target, later the draft's own of the step before.
+            attend: what attention mixes in a layer, [..., heads * value_dim], of the layer and the input ``x`` of its
+                projections. It decides which keys there are, and where places lie (`model.chain`).
 
-    def keys_values(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys, turned to their positions, and values: [..., kv_heads, head_dim] each."""
-        return self.rope(self._heads("k_proj", x), positions), self._heads("v_proj", x)
-
-    def leave(self, mixed: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """From attention's output [..., heads * head_dim]: the state for the next step and the one for the head."""
-        residual = (self.linears["layers.0.self_attn.o_proj"](mixed).float() + residual.float()).to(self.dtype)
-        x = self._norm(residual, "layers.0.post_attention_layernorm")
-        gate, up = self.linears["layers.0.mlp.gate_proj"](x), self.linears["layers.0.mlp.up_proj"](x)
-        activated = (torch.nn.functional.silu(gate.float()) * up.float()).to(self.dtype)
-        down = self.linears["layers.0.mlp.down_proj"](activated)
-        state = (down.float() + residual.float()).to(self.dtype)
-        normed = self._norm(state, "norm")
+        Returns:
+            The state for the next step and the one for the head, [..., hidden] each.
+        """
+        state = hidden
+        for layer in self.layers:
+            entered = layer.enter(embeds, state)
+            state = layer.leave(attend(layer, entered.x), entered.residual)
+        normed = self._parts.norm("norm", state)
         return (normed if self.flags.norm_output else state), normed
 
     def propose(self, normed: Tensor) -> Tensor:
@@ -169,33 +173,23 @@ class Eagle3Draft:
         d2t = self.weights.get("d2t")
         return draft_ids if d2t is None else draft_ids + d2t[draft_ids]
 
-    def _heads(self, projection: str, x: Tensor) -> Tensor:
-        return self.linears[f"layers.0.self_attn.{projection}"](x).reshape(*x.shape[:-1], -1, self.geometry.head_dim)
-
-    def _norm(self, x: Tensor, name: str) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.geometry.rms_norm_eps)
-        return (wide * self.weights[f"{name}.weight"].float()).to(x.dtype)
-
     def _linear(self, module: str) -> Linear:
         weight = self.weights[f"{module}.weight"]
         if self.dtype == torch.float32 and weight.dtype == torch.bfloat16 and weight.numel() <= 1 << 26:
             weight = weight.float()
-        return Linear(weight, self.weights.get(f"{module}.weight_scale"), self.weights.get(f"{module}.bias"))
+        scale, bias, input_scale = (
+            self.weights.get(f"{module}.{part}") for part in ("weight_scale", "bias", "input_scale")
+        )
+        return Linear(weight, scale, bias, input_scale)
 
 
-LAYER_LINEARS = (
-    *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "o")),
-    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
-)
-
-
-def _require_replayable(layout: Eagle3Layout) -> None:
-    """Replay covers one-layer drafts with Llama attention; the rest is quantized and verified, not replayed."""
-    if layout.family is DraftFamily.LLAMA and layout.geometry.num_layers == 1:
-        return
-    found = f"a {layout.family.value} draft of {layout.geometry.num_layers} layer(s)"
-    raise CheckpointError(
-        f"{found}, but replay covers one-layer Llama-type drafts for now. `inspect`, `quantize` and `verify` work; its "
-        "acceptance has to be measured by serving it."
-    )
+def layer_linears(geometry: Geometry) -> Iterator[str]:
+    """Canonical names of the linear modules of all layers; ``kv_b_proj`` is taken apart (`model.latent`)."""
+    mla = geometry.mla
+    attention: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    if mla is not None:
+        queries = ("q_proj",) if mla.q_lora_rank is None else ("q_a_proj", "q_b_proj")
+        attention = (*queries, "kv_a_proj_with_mqa", "o_proj")
+    for layer in range(geometry.num_layers):
+        yield from (f"layers.{layer}.self_attn.{name}" for name in attention)
+        yield from (f"layers.{layer}.mlp.{name}_proj" for name in ("gate", "up", "down"))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quark_eagle.model.attention import chain_attention
+from quark_eagle.model.chain import Chain, Past
 from quark_eagle.model.eagle3 import Eagle3Draft
 from quark_eagle.trace.target_trace import TracedPrompt
 
@@ -75,23 +75,12 @@ def head_states(draft: Eagle3Draft, traced: TracedPrompt, starts: Tensor, steps:
     starts, steps, tokens = starts.to(device), steps.to(device), traced.token_ids.to(device)
     combined = _combined(draft, traced, device)
     embeds = draft.embed(tokens[1:])
-    all_rows = torch.arange(len(combined), device=device)
-    keys, values = draft.keys_values(draft.enter(embeds, combined).x, all_rows)
     rows = traced.info.prompt_length - 1 + starts  # [P]
-    own_keys: list[Tensor] = []
-    own_values: list[Tensor] = []
+    chain = Chain(draft, [(Past.of(draft, embeds, combined), rows)])
     hidden, found = combined[rows], combined.new_empty(len(rows), draft.geometry.hidden_size)
     for step in range(int(steps.max()) + 1 if len(steps) else 0):
         places = (rows + step).clamp(max=len(embeds) - 1)  # past the end only after a row's own last step
-        entered = draft.enter(embeds[places], hidden)
-        if step:
-            own = draft.keys_values(entered.x, rows + step)
-            own_keys.append(own[0])
-            own_values.append(own[1])
-        mixed = chain_attention(
-            draft.queries(entered.x, rows + step), keys, values, all_rows <= rows[:, None], own_keys, own_values
-        )
-        hidden, normed = draft.leave(mixed, entered.residual)
+        hidden, normed = chain.step(embeds[places], hidden)
         found = torch.where((steps == step)[:, None], normed, found)
     return found
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from quark_eagle.model.attention import chain_attention
+from quark_eagle.model.chain import Chain, Past
 from quark_eagle.model.eagle3 import Eagle3Draft
 from quark_eagle.parity.sampled import ProbabilisticDraft
 from quark_eagle.trace.target_trace import TracedPrompt
@@ -47,7 +47,7 @@ class PromptReplay:
 
 @dataclass(slots=True, kw_only=True)
 class _Context:
-    """One prompt as the draft sees it: combined states of rows 0 … n - 2, keys and values made from them."""
+    """One prompt as the draft sees it: combined states of rows 0 … n - 2, and keys and values made from them."""
 
     prompt_sha256: str
     token_ids: Tensor  # [n]
@@ -55,8 +55,7 @@ class _Context:
     first_row: int  # the row of start 0: the last prompt token, whose next token is answer token 0
     combined: Tensor  # [n - 1, hidden]
     embeds: Tensor  # [n - 1, hidden]: of token t + 1
-    keys: Tensor  # [n - 1, kv_heads, head_dim]
-    values: Tensor
+    past: Past
     uniforms: list[Tensor] = field(default_factory=list)  # [S] for each step so far; none for argmax proposals
 
     @classmethod
@@ -69,8 +68,6 @@ class _Context:
             assert traced.aux_hidden_states is not None
             combined = draft.combine(traced.aux_hidden_states)
         embeds = draft.embed(token_ids[1:])
-        positions = torch.arange(len(combined), device=device)
-        keys, values = draft.keys_values(draft.enter(embeds, combined).x, positions)
         return cls(
             prompt_sha256=traced.info.sha256,
             token_ids=token_ids,
@@ -78,8 +75,7 @@ class _Context:
             first_row=traced.info.prompt_length - 1,
             combined=combined,
             embeds=embeds,
-            keys=keys,
-            values=values,
+            past=Past.of(draft, embeds, combined),
         )
 
     @property
@@ -146,7 +142,7 @@ def replay(
     """
     context = _Context.of(draft, traced)
     starts = torch.arange(context.num_starts, device=context.token_ids.device)
-    matched, proposals = _chains(draft, context, starts, num_speculative_tokens, method)
+    matched, proposals = _rounds(draft, [(context, starts)], num_speculative_tokens, method)
     return PromptReplay(matched=matched.cpu(), proposals=None if method is not None else proposals.cpu())
 
 
@@ -168,11 +164,11 @@ def replay_walk(
     heads = {i: 0 for i, context in enumerate(contexts) if context.num_starts > 0}
     while heads:
         order = list(heads)
-        rounds = _rounds(draft, [contexts[i] for i in order], [heads[i] for i in order], k, method)
-        for i, (length, proposed) in zip(order, rounds, strict=True):
+        starts = [torch.tensor([heads[i]], device=draft.device) for i in order]
+        lengths, proposed = _rounds(draft, list(zip((contexts[i] for i in order), starts, strict=True)), k, method)
+        for i, length, tokens in zip(order, lengths.tolist(), proposed.cpu(), strict=True):
             start = heads[i]
-            matched[i][start] = length
-            proposals[i][start] = torch.tensor(proposed, device="cpu")
+            matched[i][start], proposals[i][start] = length, tokens
             heads[i] = start + min(length, contexts[i].num_starts - 1 - start) + 1
             if heads[i] >= contexts[i].num_starts:
                 del heads[i]
@@ -182,97 +178,35 @@ def replay_walk(
     ]
 
 
-def _chains(
-    draft: Eagle3Draft, context: _Context, starts: Tensor, k: int, method: ProbabilisticDraft | None
+def _rounds(
+    draft: Eagle3Draft, starts: Sequence[tuple[_Context, Tensor]], k: int, method: ProbabilisticDraft | None
 ) -> tuple[Tensor, Tensor]:
-    """(matched [S], proposals [S, k]) for all starts of one prompt; a probabilistic draft's proposals stay -1."""
-    rows = context.first_row + starts  # [S]
-    all_rows = torch.arange(len(context.combined), device=rows.device)
-    matched = torch.zeros_like(starts)
-    proposals = starts.new_full((len(starts), k), DEAD)
-    if len(starts) == 0:  # an answer of one token, which came from prefill
+    """(matched [A], proposals [A, k]) of rounds at some starts [S] of each prompt, in order; S sums up to A.
+
+    A probabilistic draft's proposals stay -1.
+    """
+    matched = torch.cat([torch.zeros_like(places) for _, places in starts])
+    proposals = matched.new_full((len(matched), k), DEAD)
+    if len(matched) == 0:  # an answer of one token, which came from prefill
         return matched, proposals
-    alive = starts
-    hidden, embeds = context.combined[rows], context.embeds[rows]
-    own_keys: list[Tensor] = []
-    own_values: list[Tensor] = []
+    chain = Chain(draft, [(context.past, context.first_row + places) for context, places in starts])
+    hidden = torch.cat([context.combined[context.first_row + places] for context, places in starts])
+    embeds = torch.cat([context.embeds[context.first_row + places] for context, places in starts])
+    alive = torch.arange(len(matched), device=matched.device)
     for step in range(k):
-        at = rows[alive]
-        entered = draft.enter(embeds, hidden)
-        if step:
-            keys, values = draft.keys_values(entered.x, at + step)
-            own_keys.append(keys)
-            own_values.append(values)
-        mixed = chain_attention(
-            draft.queries(entered.x, at + step),
-            context.keys,
-            context.values,
-            all_rows <= at[:, None],
-            own_keys,
-            own_values,
-        )
-        hidden, normed = draft.leave(mixed, entered.residual)
-        recorded = context.recorded(alive, step, method)
+        hidden, normed = chain.step(embeds, hidden)
+        recorded = _Recorded.cat([context.recorded(places, step, method) for context, places in starts])
         right, proposed = recorded.accept(draft, normed, method)
         if proposed is not None:
             proposals[alive, step] = proposed
         matched[alive] += right
-        going = right & (at + step + 3 < len(context.token_ids))  # there is a token after this one
+        # A chain goes on if there is a token after this one.
+        going = right & torch.cat([places + step + 1 < context.num_starts for context, places in starts])
         if step + 1 == k or not going.any():
             break
+        chain.keep(going)
+        parts = torch.split(going, [len(places) for _, places in starts])
+        starts = [(context, places[part]) for (context, places), part in zip(starts, parts, strict=True)]
         alive, hidden = alive[going], hidden[going]
-        own_keys, own_values = [x[going] for x in own_keys], [x[going] for x in own_values]
         embeds = draft.embed(recorded.token_ids[going])
     return matched, proposals
-
-
-def _rounds(
-    draft: Eagle3Draft,
-    contexts: Sequence[_Context],
-    starts: Sequence[int],
-    k: int,
-    method: ProbabilisticDraft | None,
-) -> list[tuple[int, list[int]]]:
-    """One round of each prompt: (matched, proposals [k]). Linear layers see all prompts, attention one at a time."""
-    rows = [context.first_row + start for context, start in zip(contexts, starts, strict=True)]
-    device = contexts[0].token_ids.device
-    places = torch.tensor(starts, device=device)
-    found: list[tuple[int, list[int]]] = [(0, []) for _ in contexts]
-    alive = list(range(len(contexts)))
-    hidden = torch.stack([context.combined[row] for context, row in zip(contexts, rows, strict=True)])
-    embeds = torch.stack([context.embeds[row] for context, row in zip(contexts, rows, strict=True)])
-    own: dict[int, tuple[list[Tensor], list[Tensor]]] = {i: ([], []) for i in alive}
-    for step in range(k):
-        positions = torch.tensor([rows[i] + step for i in alive], device=device)
-        entered = draft.enter(embeds, hidden)
-        queries = draft.queries(entered.x, positions)
-        if step:
-            for i, key, value in zip(alive, *draft.keys_values(entered.x, positions), strict=True):
-                own[i][0].append(key[None])
-                own[i][1].append(value[None])
-        mixed = torch.cat(
-            [
-                chain_attention(query[None], context.keys[:seen], context.values[:seen], _all_of(seen, query), *own[i])
-                for i, query in zip(alive, queries, strict=True)
-                for context, seen in ((contexts[i], rows[i] + 1),)
-            ]
-        )
-        hidden, normed = draft.leave(mixed, entered.residual)
-        recorded = _Recorded.cat([contexts[i].recorded(places[i : i + 1], step, method) for i in alive])
-        right, proposed = recorded.accept(draft, normed, method)
-        tokens = [DEAD] * len(alive) if proposed is None else proposed.tolist()
-        going: list[int] = []
-        for slot, (i, is_right) in enumerate(zip(alive, right.tolist(), strict=True)):
-            found[i] = (found[i][0] + is_right, [*found[i][1], tokens[slot]])
-            if is_right and rows[i] + step + 3 < len(contexts[i].token_ids):
-                going.append(slot)
-        if not going:
-            break
-        alive, hidden = [alive[slot] for slot in going], hidden[going]
-        embeds = draft.embed(recorded.token_ids[going])
-    return [(matched, proposals + [DEAD] * (k - len(proposals))) for matched, proposals in found]
-
-
-def _all_of(seen: int, query: Tensor) -> Tensor:
-    """[1, seen] mask: a lone query that stands on the last row sees all of them."""
-    return torch.ones((1, seen), dtype=torch.bool, device=query.device)

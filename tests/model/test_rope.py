@@ -50,7 +50,7 @@ def test_turning_keeps_products_that_depend_on_the_distance_alone() -> None:
 
 
 def test_an_unknown_kind_is_refused_with_what_still_works() -> None:
-    with pytest.raises(CheckpointError, match=r"kind 'longrope'.*replay knows default, llama3 and yarn"):
+    with pytest.raises(CheckpointError, match=r"kind 'longrope'.*replay knows default, linear, llama3 and yarn"):
         Rope.of({"rope_type": "longrope", "rope_theta": 1e4}, HEAD_DIM)
 
 

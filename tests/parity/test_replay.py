@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from quark_eagle.checkpoint.family import DraftFamily
 from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.errors import CheckpointError, MissingTensorError
@@ -16,15 +17,18 @@ from quark_eagle.parity.replay import DEAD, replay, replay_walk
 from quark_eagle.trace.target_trace import TracedPrompt
 from quark_eagle.trace.trace_document import TracedPromptInfo
 from tests.naive_draft import NaiveDraft
-from tests.tiny import write_tiny_draft
+from tests.published import PUBLISHED
+from tests.tiny import TinyDraft, write_tiny_draft
 
 K = 4
-VARIANTS: list[dict[str, Any]] = [
-    {},
-    {"norm_before_residual": True, "norm_output": True},
-    {"draft_vocab": None, "embed_tokens": True},
-    {"heads": 4, "kv_heads": 4, "head_dim": 32, "attention_bias": True},
-]
+VARIANTS: dict[str, TinyDraft] = {
+    "plain": TinyDraft(),
+    "normed": TinyDraft(norm_before_residual=True, norm_output=True),
+    "whole vocabulary": TinyDraft(draft_vocab=None, embed_tokens=True),
+    "wide heads": TinyDraft(kv_heads=4, head_dim=32, attention_bias=True),
+    "no query bottleneck": TinyDraft(family=DraftFamily.DEEPSEEK_MLA, q_lora_rank=None),
+    **{name: draft for name, draft in PUBLISHED.items() if not name.startswith("P-EAGLE")},
+}
 
 
 def opened(directory: Path) -> tuple[Checkpoint, Eagle3Layout]:
@@ -49,8 +53,8 @@ def traced_prompt(
 class Pair:
     """A tiny draft and a recorded path on which it is right often enough to be interesting."""
 
-    def __init__(self, directory: Path, seed: int = 0, **variant: Any) -> None:
-        self.checkpoint, self.layout = opened(write_tiny_draft(directory, **variant))
+    def __init__(self, directory: Path, draft: TinyDraft | None = None, seed: int = 0) -> None:
+        self.checkpoint, self.layout = opened(write_tiny_draft(directory, draft))
         generator = torch.Generator().manual_seed(seed)
         geometry = self.layout.geometry
         self.embed = torch.randn(geometry.vocab_size, geometry.hidden_size, generator=generator).bfloat16()
@@ -61,14 +65,7 @@ class Pair:
             self.embed = self.checkpoint.tensor(self.layout.by_canonical["embed_tokens.weight"])
         self.draft = Eagle3Draft.load(self.checkpoint, self.layout, rows, dtype=torch.float32)
         weights = {canonical: self.checkpoint.tensor(name) for canonical, name in self.layout.by_canonical.items()}
-        config = {
-            "num_attention_heads": geometry.num_attention_heads, "num_key_value_heads": geometry.num_key_value_heads,
-            "head_dim": geometry.head_dim, "rms_norm_eps": geometry.rms_norm_eps,
-            "rope_theta": float(geometry.rope["rope_theta"]),
-            "norm_before_residual": self.layout.flags.norm_before_residual,
-            "norm_output": self.layout.flags.norm_output,
-        }  # fmt: skip
-        self.naive = NaiveDraft(weights, config, self.embed)
+        self.naive = NaiveDraft(weights, self.checkpoint.config, self.embed)
         self.prompt = self._path(generator, num_tokens=24, prompt_length=5)
 
     def _path(self, generator: torch.Generator, num_tokens: int, prompt_length: int) -> TracedPrompt:
@@ -85,9 +82,9 @@ class Pair:
         return traced_prompt(torch.tensor(tokens[:num_tokens]), prompt_length, aux)
 
 
-@pytest.fixture(scope="module", params=range(len(VARIANTS)), ids=lambda i: "-".join(VARIANTS[i]) or "plain")
+@pytest.fixture(scope="module", params=VARIANTS)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    return Pair(tmp_path_factory.mktemp("pair") / "draft", seed=request.param, **VARIANTS[request.param])
+    return Pair(tmp_path_factory.mktemp("pair") / "draft", VARIANTS[request.param])
 
 
 def test_replay_equals_a_server_loop_at_every_start(pair: Pair) -> None:
@@ -171,12 +168,19 @@ def test_a_token_without_its_embedding_row_is_refused(tmp_path: Path) -> None:
         replay(pair.draft, pair.prompt, K)
 
 
-@pytest.mark.parametrize("variant", [{"num_layers": 2}, {"family": "qwen3"}, {"family": "deepseek_mla"}])
-def test_replay_of_an_uncovered_family_is_refused_politely(tmp_path: Path, variant: dict[str, Any]) -> None:
-    from quark_eagle.checkpoint.family import DraftFamily
-
-    if "family" in variant:
-        variant = {"family": DraftFamily(variant["family"])}
-    checkpoint, layout = opened(write_tiny_draft(tmp_path / "draft", **variant))
-    with pytest.raises(CheckpointError, match=r"replay covers one-layer Llama-type drafts.*verify. work"):
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ({"eagle_config": {"use_aux_hidden_state": False}}, "reads none of the target's aux states"),
+        ({"architectures": ["PEagleDraftModel"]}, r"P-EAGLE draft, which proposes all tokens in one pass"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "rotary embedding of kind 'longrope'"),
+        ({"logit_scale": 0.5}, r"logit_scale is 0\.5"),
+        ({"is_causal": False}, "is_causal is false"),
+    ],
+)
+def test_what_replay_would_compute_otherwise_is_refused_with_that_reason(
+    extra: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    checkpoint, layout = opened(write_tiny_draft(tmp_path / "draft", extra=extra))
+    with pytest.raises(CheckpointError, match=rf"config\.json.*(?s:.*){reason}(?s:.*)`verify` work"):
         Eagle3Draft.load(checkpoint, layout)

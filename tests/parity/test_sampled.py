@@ -46,14 +46,7 @@ class World:
         self.draft = Eagle3Draft.load(checkpoint, layout, dtype=torch.float32)
         weights = {canonical: checkpoint.tensor(name) for canonical, name in layout.by_canonical.items()}
         geometry = layout.geometry
-        config = {
-            "num_attention_heads": geometry.num_attention_heads,
-            "num_key_value_heads": geometry.num_key_value_heads,
-            "head_dim": geometry.head_dim,
-            "rms_norm_eps": geometry.rms_norm_eps,
-            "rope_theta": float(geometry.rope["rope_theta"]),
-        }
-        self.naive = NaiveDraft(weights, config, weights["embed_tokens.weight"])
+        self.naive = NaiveDraft(weights, checkpoint.config, weights["embed_tokens.weight"])
         self.outside = next(token for token in range(VOCABULARY) if token not in self._draft_tokens)
         generator = torch.Generator().manual_seed(0)
         width = geometry.num_aux_hidden_states * geometry.target_hidden_size
@@ -86,15 +79,10 @@ class World:
 
     def _proposes(self, known: Tokens, chain: Tokens) -> Probs:
         """The draft's distribution in a round that began after ``known``, as a server computes it; temperature only."""
-        keys: list[torch.Tensor] = []
-        values: list[torch.Tensor] = []
-        states = self.states(known).double()
-        for t in range(len(known) - 1):
-            hidden = self.naive._linear("fc", states[t])
-            state, normed = self.naive._row(hidden, known[t + 1], t, keys, values)
+        state, normed, cache = self.naive.read(known, self.states(known), len(known) - 2)
         for step, token in enumerate(chain, start=1):
-            state, normed = self.naive._row(state, token, len(known) - 2 + step, keys, values)
-        probs = (self.naive._linear("lm_head", normed) / SAMPLING.temperature).softmax(-1)
+            state, normed = self.naive.row(state, token, len(known) - 2 + step, cache)
+        probs = (self.naive.logits(normed) / SAMPLING.temperature).softmax(-1)
         spread = torch.zeros(VOCABULARY, dtype=torch.float64).index_copy(0, torch.tensor(self._draft_tokens), probs)
         return spread.numpy()
 
