@@ -1,4 +1,4 @@
-"""The arithmetic of PTPC FP8: one scale per output channel for weights, one per token for activations.
+"""The arithmetic of FP8: one scale per output channel or per tensor for weights, per token or static for activations.
 
 FP8 here is ``float8_e4m3fn``: 4 exponent bits, 3 mantissa bits, largest finite value 448, no infinity. A group of
 numbers (a weight row, or one token's activations) is divided by ``scale = amax / 448`` so that its largest element
@@ -28,14 +28,14 @@ SCALE_OF_A_ZERO_ROW = torch.finfo(torch.float32).eps
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fp8Weight:
-    """A linear weight in FP8: ``q`` [out, in] float8_e4m3fn and its dequantizing ``scale`` [out] float32."""
+    """A linear weight in FP8: ``q`` [out, in] float8_e4m3fn and its dequantizing ``scale`` [out] or [] float32."""
 
     q: Tensor
     scale: Tensor
 
     def dequantize(self) -> Tensor:
         """The weight [out, in] in float32 that the engine computes with."""
-        return self.q.float() * self.scale[:, None]
+        return self.q.float() * _beside(self.scale)
 
 
 def quantize_per_channel(weight: Tensor) -> Fp8Weight:
@@ -54,17 +54,49 @@ def quantize_per_channel(weight: Tensor) -> Fp8Weight:
     >>> quantize_per_channel(torch.tensor([[2.0, -4.0]])).scale * 448
     tensor([4.])
     """
+    _require_finite(weight)
+    scale = weight.abs().amax(dim=1).float() / FP8_MAX  # [out]
+    scale = scale.masked_fill(scale == 0, SCALE_OF_A_ZERO_ROW)
+    return Fp8Weight(q=_rounded(weight / scale.to(weight.dtype)[:, None]), scale=scale)
+
+
+def quantize_per_tensor(weight: Tensor, amax: Tensor | None = None) -> Fp8Weight:
+    """A linear weight in FP8 under one scale, bit for bit as Quark 0.13 makes it.
+
+    Quark divides by the float32 scale here, and rounds the quotient to the weight's own dtype.
+
+    Args:
+        weight: [out_features, in_features], bfloat16, float16 or float32.
+        amax: [] in the same dtype: the largest magnitude of all that shares the scale; the weight's own if None.
+
+    Raises:
+        NonFiniteWeightError: an element is NaN or infinite.
+
+    >>> quantize_per_tensor(torch.tensor([[2.0], [-4.0]])).q.float().flatten().tolist()
+    [224.0, -448.0]
+    """
+    _require_finite(weight)
+    scale = (weight.abs().amax() if amax is None else amax).float() / FP8_MAX  # []
+    scale = scale.masked_fill(scale == 0, SCALE_OF_A_ZERO_ROW)
+    return Fp8Weight(q=_rounded((weight.float() / scale).to(weight.dtype)), scale=scale)
+
+
+def _rounded(quotient: Tensor) -> Tensor:
+    return quotient.float().clamp(-FP8_MAX, FP8_MAX).to(FP8_DTYPE)  # clamp: casts differ between torch versions
+
+
+def _beside(scale: Tensor) -> Tensor:
+    """A weight's scale, [out] or [], so that it multiplies the weight's rows."""
+    return scale[:, None] if scale.dim() else scale
+
+
+def _require_finite(weight: Tensor) -> None:
     if not weight.isfinite().all():
         row, column = (~weight.isfinite()).nonzero()[0].tolist()
         raise NonFiniteWeightError(
             f"a weight of shape {list(weight.shape)} is not finite at row {row}, column {column}. "
             "FP8 has no infinity. Repair the BF16 checkpoint before quantizing."
         )
-    scale = weight.abs().amax(dim=1).float() / FP8_MAX  # [out]
-    scale = scale.masked_fill(scale == 0, SCALE_OF_A_ZERO_ROW)
-    quotient = (weight / scale.to(weight.dtype)[:, None]).float()
-    q = quotient.clamp(-FP8_MAX, FP8_MAX).to(FP8_DTYPE)  # clamp: casts differ between torch versions
-    return Fp8Weight(q=q, scale=scale)
 
 
 def quantize_per_token(activations: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,6 +115,22 @@ def quantize_per_token(activations: Tensor) -> tuple[Tensor, Tensor]:
     return q, scale
 
 
+def quantize_static(activations: Tensor, scale: Tensor) -> Tensor:
+    """Activations [tokens, in] as the engine quantizes them under a scale that was found before: [tokens, in] FP8.
+
+    What exceeds ``448 * scale`` is cut off there. Source: vLLM 0.32, `QuantFP8.forward_native`, and the CUDA kernel
+    that it stands for (``csrc/quantization/w8a8/fp8/common.cu``): both multiply by the scale's reciprocal.
+
+    Args:
+        activations: of any float dtype.
+        scale: [] float32.
+
+    >>> quantize_static(torch.tensor([[1.0, 900.0]]), torch.tensor(0.5)).float().tolist()
+    [[2.0, 448.0]]
+    """
+    return (activations.float() * scale.float().reciprocal()).clamp(-FP8_MAX, FP8_MAX).to(FP8_DTYPE)
+
+
 def error_bound(weight: Tensor, scale: Tensor) -> Tensor:
     """The largest distance [out, in] that quantizing may put between ``weight`` [out, in] and ``scale * q``.
 
@@ -91,5 +139,5 @@ def error_bound(weight: Tensor, scale: Tensor) -> Tensor:
     twice, scale and quotient: by ``eps`` of that dtype together. Widened by 0.1 % for float32 arithmetic.
     """
     magnitude = weight.float().abs()
-    rounding = torch.maximum(magnitude / 17.0, scale.float()[:, None] * 2.0**-10)
+    rounding = torch.maximum(magnitude / 17.0, _beside(scale.float()) * 2.0**-10)
     return (rounding + magnitude * torch.finfo(weight.dtype).eps * 18.0 / 17.0) * 1.001

@@ -1,12 +1,15 @@
 """Which FP8 matrix product a device has, and FP8 numbers in the format that its product reads.
 
-torch multiplies FP8 matrices with one scale for each row of the left one and each column of the right one, which is
-PTPC, in `torch._scaled_mm`. Sources: torch 2.13, ``aten/src/ATen/native/cuda/ScaledBlas.cpp`` (`_scaled_mm_out_cuda`,
-`scaled_mm_arch_allowed`, `_scaled_mm_is_fnuz`) and ``torch/_meta_registrations.py`` (`_check_scaled_mm_sizes`): both
-operands FP8, the left one row-major and the right one column-major, both its sizes multiples of 16, scales [rows, 1]
-and [1, columns] float32 and contiguous; on ROCm (hipBLASLt) the output is bfloat16 and nothing else, and the format is
-float8_e4m3fn, except on gfx942, which reads float8_e4m3fnuz. vLLM 0.32 runs the same product for a Quark PTPC draft on
-ROCm (``kernels/linear/scaled_mm/pytorch.py``, `RowWiseTorchFP8ScaledMMLinearKernel`).
+torch multiplies FP8 matrices in `torch._scaled_mm`: with one scale for each row of the left one and each column of the
+right one, which is PTPC, or with a single one for each of the two, which is Quark's scheme fp8. A single one on the
+left beside one per column is the former with equal rows. Sources: torch 2.13,
+``aten/src/ATen/native/cuda/ScaledBlas.cpp`` (`_scaled_mm_out_cuda`, `scaled_mm_arch_allowed`, `_scaled_mm_is_fnuz`) and
+``torch/_meta_registrations.py`` (`_check_scaled_mm_sizes`): both operands FP8, the left one row-major and the right one
+column-major, both its sizes multiples of 16, scales [rows, 1] and [1, columns] float32 and contiguous, or both of one
+element; on ROCm (hipBLASLt) the output is bfloat16 and nothing else, and the format is float8_e4m3fn, except on gfx942,
+which reads float8_e4m3fnuz. vLLM 0.32 runs the same products for a Quark draft on ROCm
+(``kernels/linear/scaled_mm/pytorch.py``): `RowWiseTorchFP8ScaledMMLinearKernel` for PTPC, and for fp8
+`PerTensorTorchFP8ScaledMMLinearKernel`.
 
 Nothing of this file has been run on ROCm: it was written from these sources.
 """
@@ -31,8 +34,8 @@ class Fp8Product(Enum):
     """How an FP8 product is computed."""
 
     WIDENED = "FP8 values widened to float32"
-    SCALED_MM = "torch._scaled_mm, row-wise, float8_e4m3fn"
-    SCALED_MM_FNUZ = "torch._scaled_mm, row-wise, float8_e4m3fnuz"
+    SCALED_MM = "torch._scaled_mm, float8_e4m3fn"
+    SCALED_MM_FNUZ = "torch._scaled_mm, float8_e4m3fnuz"
 
 
 def fp8_product(arch: str | None, out_features: int, in_features: int, dtype: torch.dtype) -> Fp8Product:

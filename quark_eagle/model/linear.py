@@ -1,4 +1,4 @@
-"""A linear layer as an engine computes it: in high precision, or in PTPC FP8.
+"""A linear layer as an engine computes it: in high precision, or in FP8.
 
 What an accelerator does with BF16 operands (products accumulated in float32, the sum rounded once to BF16) a CPU
 without BF16 matrix instructions does some seven times slower than in float32. There the operands are widened instead:
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from quark_eagle.fp8 import FP8_DTYPE, quantize_per_token
+from quark_eagle.fp8 import FP8_DTYPE, quantize_per_token, quantize_static
 from quark_eagle.model.fp8_product import Fp8Product, as_fnuz, fp8_product, gpu_arch
 
 KEEP_WIDENED_BYTES = 64 << 20  # a widened weight up to this size is kept
@@ -32,16 +32,33 @@ def cpu_multiplies_bf16() -> bool:
 class Linear:
     """``x [tokens, in] -> [tokens, out]``; the output has the input's dtype, sums are float32.
 
-    With ``scale`` the weight is FP8 and so is the input, quantized per token as it arrives: ``torch._scaled_mm`` with
-    row-wise scales on a device that has it, elsewhere the same product from FP8 values widened to float32 (an FP8
-    product is exact in float32), scaled after the sum. The two differ by the order of summation.
+    With ``scale`` the weight is FP8 and so is the input, quantized by ``input_scale`` or, without one, per token as it
+    arrives: ``torch._scaled_mm`` on a device that has it, elsewhere the same product from FP8 values widened to float32
+    (an FP8 product is exact in float32), scaled after the sum. The two differ by the order of summation.
     """
 
-    def __init__(self, weight: Tensor, scale: Tensor | None = None, bias: Tensor | None = None) -> None:
-        """Weight [out, in] bfloat16, float32, or float8_e4m3fn with ``scale`` [out] float32; bias [out] or None."""
+    def __init__(
+        self,
+        weight: Tensor,
+        scale: Tensor | None = None,
+        bias: Tensor | None = None,
+        input_scale: Tensor | None = None,
+    ) -> None:
+        """Take the tensors as they are on disk.
+
+        Args:
+            weight: [out, in] bfloat16, float32, or float8_e4m3fn with `scale`.
+            scale: of an FP8 weight, float32: [out] or [out, 1], one for each row, or [] or [1], one for all.
+            bias: [out], or None.
+            input_scale: [] or [1] float32, of a static scheme; None if each token has its own.
+        """
         if (weight.dtype == FP8_DTYPE) != (scale is not None):
             raise ValueError("an FP8 weight needs its scale, and a scale needs an FP8 weight")
-        self.weight, self.scale, self.bias = weight, scale, bias
+        if input_scale is not None and scale is None:
+            raise ValueError("an input is quantized for an FP8 weight only")
+        self.weight, self.bias = weight, bias
+        self.scale = None if scale is None else scale.reshape(() if scale.numel() == 1 < len(weight) else -1)
+        self.input_scale = None if input_scale is None else input_scale.reshape(())
         self._widened: Tensor | None = None
         self._operands: dict[Fp8Product, tuple[Tensor, Tensor]] = {}
 
@@ -80,22 +97,32 @@ class Linear:
         return self.weight.dtype == x.dtype and (x.dtype == torch.float32 or x.is_cuda or cpu_multiplies_bf16())
 
     def _scaled(self, x: Tensor) -> Tensor:
-        q, token_scale = quantize_per_token(x)
+        assert self.scale is not None
+        q, input_scale = self._quantized(x)  # the scale [tokens, 1], or [] if it is static
         product = fp8_product(gpu_arch(x.device), self.out_features, x.shape[-1], x.dtype)
         if product is Fp8Product.WIDENED:
-            assert self.scale is not None
-            return (self._product(q.float()) * token_scale * self.scale).to(x.dtype)
+            return (self._product(q.float()) * input_scale * self.scale).to(x.dtype)
         if product is Fp8Product.SCALED_MM_FNUZ:
-            q, token_scale = as_fnuz(q, token_scale)
+            q, input_scale = as_fnuz(q, input_scale)
         weight, scale = self._operand(product)
-        scaled: Tensor = torch._scaled_mm(q, weight, scale_a=token_scale, scale_b=scale, out_dtype=x.dtype)
+        if scale.dim() and not input_scale.dim():
+            input_scale = input_scale.repeat(len(q), 1)  # row-wise on both sides, or on neither
+        scaled: Tensor = torch._scaled_mm(q, weight, scale_a=input_scale, scale_b=scale, out_dtype=x.dtype)
         return scaled
 
+    def _quantized(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.input_scale is None:
+            return quantize_per_token(x)
+        return quantize_static(x, self.input_scale), self.input_scale
+
     def _operand(self, product: Fp8Product) -> tuple[Tensor, Tensor]:
-        """The weight [in, out], column-major, and its scale [1, out] float32, in the format of the device's product."""
+        """The weight [in, out], column-major, and its scale float32, [1, out] or [], in the format of the product."""
         if product not in self._operands:
             assert self.scale is not None
-            weight, scale = self.weight.contiguous(), self.scale.float().reshape(1, -1)
+            weight, scale = self.weight.contiguous(), self.scale.float()
+            # A scale per token goes with one per row, and `torch._scaled_mm` takes no other mixture.
+            if scale.dim() or self.input_scale is None:
+                scale = scale.expand(self.out_features).reshape(1, -1).contiguous()
             if product is Fp8Product.SCALED_MM_FNUZ:
                 weight, scale = as_fnuz(weight, scale)
             self._operands[product] = weight.t(), scale

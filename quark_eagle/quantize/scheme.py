@@ -138,17 +138,19 @@ _ENGINES: Mapping[Scheme, tuple[Runs, ...]] = {
 }
 
 _NOT_FP8 = "is a scheme of Quark's, but not of FP8, which is all that was measured for drafts here"
-_NO_CLASS = "is a scheme of Quark's, but vLLM has no class for it and stops with NotImplementedError"
+_NO_CLASS = "is a scheme of Quark's, but vLLM has no class for it and stops"
 
 REFUSED: Mapping[str, str] = {
-    **dict.fromkeys(("int8", "int4_wo_32", "int4_wo_64", "int4_wo_128", "int4_wo_per_channel"), _NOT_FP8),
-    **dict.fromkeys(("uint4_wo_32", "uint4_wo_64", "uint4_wo_128", "uint4_wo_per_channel"), _NOT_FP8),
+    **dict.fromkeys(("int8", "int4_wo_32", "int4_wo_64", "int4_wo_128"), _NOT_FP8),
+    **dict.fromkeys(("uint4_wo_32", "uint4_wo_64", "uint4_wo_128"), _NOT_FP8),
     **dict.fromkeys(("mxfp4", "mxfp4_weight_only", "mxfp4_fp8", "nvfp4", "fp4_block16_scale_e4m3"), _NOT_FP8),
     **dict.fromkeys(("mxfp6_e3m2", "mxfp6_e2m3", "mxfp4_mxfp6_e2m3"), _NOT_FP8),
-    **dict.fromkeys(("int4_fp8", "int4_wa_64", "mx6", "mx9", "bfp16"), _NO_CLASS),
+    **dict.fromkeys(
+        ("int4_fp8", "int4_wa_64", "int4_wo_per_channel", "uint4_wo_per_channel", "mx6", "mx9", "bfp16"), _NO_CLASS
+    ),
     **dict.fromkeys(("amdfp4", "amdfp4_g32", "amdfp4_global16", "amdfp4_global32"), _NO_CLASS),
     "fp8_weight_only": "has no input_tensors, and vLLM stops with NotImplementedError",
 }
-"""Names of Quark 0.13's that are not made here, and why; a test asks Quark for all its names and vLLM for each class."""
+"""Names of Quark 0.13's that are not made here, and why; a test asks Quark for its names and vLLM for each class."""
 
 PTPC_FP8 = Scheme.PTPC_FP8

@@ -1,4 +1,4 @@
-"""Weights that cannot be put into FP8: those that are not finite, and those that vanish in their own dtype."""
+"""Weights that cannot be put into FP8: not finite, vanishing in their dtype, or changed by vLLM when it loads them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from quark_eagle.quantize.streaming import row_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+FP8_MAX = 448.0
+SMALLEST_KEPT_SCALE = 2.0**-15
+LARGEST_KEPT_SCALE = 65504.0 / FP8_MAX  # FP16's largest number
 
 
 def non_finite_weights(checkpoint: Checkpoint, plan: QuantPlan) -> str:
@@ -59,4 +63,31 @@ def require_divisible(checkpoint: Checkpoint, name: str, first_row: int, rows: T
     raise QuantizationError(
         f"{checkpoint.directory}: {name} has weights too small for {dtype} ({place}). Quark divides a row by its scale "
         "in that dtype, and would write noise. Convert the draft to F32 first, or --keep the weight."
+    )
+
+
+def require_kept_by_vllm(checkpoint: Checkpoint, name: str, scale: Tensor) -> None:
+    """Refuses a weight that vLLM would not run as it is written, because its one scale is too small or too large.
+
+    vLLM 0.19 to 0.32 take every weight with a per-tensor scale through FP16 when they load it (``w8a8_utils.py``,
+    `requantize_with_max_scale`): ``q * scale`` is rounded there and quantized again to the same scale. FP16 moves
+    a number by ``2**-25`` at most where it is coarsest. That is less than half a step of FP8, ``2**-10 * scale`` at
+    least, if the scale is ``2**-15`` or more; and ``448 * scale`` must not overflow.
+
+    Args:
+        checkpoint: the input, to be named.
+        name: of the weight.
+        scale: [] float32, finite.
+
+    Raises:
+        QuantizationError: the scale is outside of that.
+    """
+    if SMALLEST_KEPT_SCALE <= scale.item() <= LARGEST_KEPT_SCALE:
+        return
+    amax = scale.item() * FP8_MAX
+    raise QuantizationError(
+        f"{checkpoint.directory}: {name} has weights of at most {amax:.3g}, but under one scale for all they must "
+        f"reach {SMALLEST_KEPT_SCALE * FP8_MAX:.3g} and not exceed {LARGEST_KEPT_SCALE * FP8_MAX:.6g}. vLLM takes "
+        "such a weight through FP16 at load, and would run other bytes than these. Take a scheme with a scale per "
+        "channel, or --keep the weight."
     )

@@ -1,0 +1,73 @@
+"""A draft's KV cache in FP8: what attention reads back of the keys and values that were stored.
+
+vLLM stores ``x / scale``, cut off at ±448, and reads ``q * scale`` in the queries' dtype. Sources, vLLM 0.32, below
+``v1/attention/ops``: ``triton_reshape_and_cache_flash.py``, `reshape_and_cache_kernel_flash`, for the one, and
+``triton_unified_attention.py``, `_cast_kv_tile`, for the other. Keys are stored after RoPE. What some attention kernels
+do beside it, quantizing queries and probabilities too (FlashAttention 3, AITER), is not emulated.
+
+The scales are those of the checkpoint: ``….k_proj.output_scale`` and ``….v_proj.output_scale`` (Quark), ``….k_scale``
+and ``….v_scale`` (compressed-tensors). Where it has none, vLLM takes 1 (``layers/quantization/kv_cache.py``, `process_weights_after_loading`): values above 448 are cut off, and those
+below 2**-10 vanish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from quark_eagle.fp8 import FP8_DTYPE, FP8_MAX
+from quark_eagle.model.eagle3 import Eagle3Draft
+
+KvCacheDtype = Literal["auto", "fp8"]
+"""As vLLM's option of that name: the dtype of the model, or float8_e4m3fn."""
+KV_CACHE_DTYPES: tuple[KvCacheDtype, ...] = get_args(KvCacheDtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Fp8Cache:
+    """Keys or values of one layer on their way through an FP8 cache.
+
+    >>> Fp8Cache(torch.tensor(0.5))(torch.tensor([1.0, 300.0])).tolist()
+    [1.0, 224.0]
+    """
+
+    scale: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``x`` [...] as it is read back, in its own dtype."""
+        q = (x.float() / self.scale).clamp(-FP8_MAX, FP8_MAX).to(FP8_DTYPE)
+        return (q.float() * self.scale).to(x.dtype)
+
+
+def store_in(draft: Eagle3Draft, dtype: KvCacheDtype) -> None:
+    """Have a draft keep its KV cache in this dtype from now on."""
+    draft.caches.clear()
+    if dtype == "fp8":
+        draft.caches.update(_fp8_caches(draft))
+
+
+def has_cache_scales(draft: Eagle3Draft) -> bool:
+    """Whether the checkpoint has scales of its own for an FP8 cache, for every layer."""
+    layers = range(draft.geometry.num_layers)
+    names = [names for layer in layers for names in _scale_names(layer).values()]
+    return all(any(name in draft.weights for name in either) for either in names)
+
+
+def _fp8_caches(draft: Eagle3Draft) -> Iterator[tuple[str, Fp8Cache]]:
+    for layer in range(draft.geometry.num_layers):
+        for kind, names in _scale_names(layer).items():
+            found = (draft.weights[name] for name in names if name in draft.weights)
+            scale = next(found, torch.ones((), device=draft.device))
+            yield f"layers.{layer}.self_attn.{kind}", Fp8Cache(scale.float().reshape(()))
+
+
+def _scale_names(layer: int) -> dict[str, tuple[str, ...]]:
+    part = f"layers.{layer}.self_attn"
+    return {
+        "keys": (f"{part}.k_proj.output_scale", f"{part}.k_scale"),
+        "values": (f"{part}.v_proj.output_scale", f"{part}.v_scale"),
+    }
