@@ -19,7 +19,7 @@ LAYERS = (
     ("fp8",),
     ("model",),
     ("trace",),
-    ("quantize", "parity"),  # these two do not know each other
+    ("quantize", "parity", "onnx_export"),  # these do not know each other
     ("serve_options",),
     ("checked",),
     ("opening",),
@@ -42,6 +42,8 @@ ONLY_IN = {
     "httpx": ("serving",),
     "prometheus_client": ("serving",),
     "junitparser": ("reporting.junit",),
+    "onnx": ("onnx_export",),
+    "onnxruntime": ("onnx_export.running",),
     "typer": ("cli",),
     "rich": ("cli",),
     "transformers": ("trace.transformers_target", "trace.transformers_forward", "trace.transformers_cache"),

@@ -28,6 +28,7 @@ COMMANDS = {
     "explain": "Show where acceptance was lost, down to the tokens.",
     "throughput": "Measure tokens per second with no draft, BF16 and FP8.",
     "plan-prompts": "Say how many conversations a margin needs.",
+    "export-onnx": "Write the draft step as ONNX, checked against the draft.",
 }
 """Every command and its line in `quark-eagle --help`, in the order of the work."""
 
