@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 Cache = list[list[tuple[Tensor, Tensor]]]
 """Keys and values [heads, width] of each row, for each layer."""
 

@@ -94,3 +94,14 @@ PUBLISHED: dict[str, TinyDraft] = {
     "Qwen3, three layers": replace(_QWEN3, convention=Convention.LAYERS, num_layers=3),
     "MLA, two layers": replace(_MLA, num_layers=2, norm_output=True),
 }
+
+NOT_LOADED = (
+    "P-EAGLE (parallel drafting)",
+    "NVIDIA NeMo: `model.layers.0`",
+    "NVIDIA Megatron, several layers",
+    "MLA, `model_type` deepseek_v3",
+    "MLA, `q_lora_rank` null",
+)
+"""No vLLM 0.32 loads these."""
+NOT_REPLAYED = ("P-EAGLE (parallel drafting)",)
+"""What replay would compute otherwise than an engine."""

@@ -3,11 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from quark_eagle.checkpoint.family import canonical_name
 from quark_eagle.checkpoint.layout import Eagle3Layout, Role
 from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.checkpoint.traffic import EVERY_STEP, Footprint, ReadIn
+from tests.published import PUBLISHED
 from tests.tiny import TinyDraft, tiny_tensors, write_tiny_draft
 
 
@@ -31,6 +34,20 @@ def test_a_step_reads_layers_head_and_one_row_of_the_embedding(tmp_path: Path) -
     assert footprint.step(*EVERY_STEP) == layers + head + 2 * draft.hidden
     assert footprint.step(ReadIn.FIRST_STEP) == nbytes(tensors["fc.weight"])
     assert footprint.size_bytes == sum(map(nbytes, tensors.values()))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_step_of_every_family_reads_all_its_layers(name: str, tmp_path: Path) -> None:
+    """Every layer, the bottlenecks of MLA and the absorbed kv_b_proj among them, and never what `combine` reads."""
+    draft = PUBLISHED[name]
+    tensors = {canonical_name(name): tensor for name, tensor in tiny_tensors(draft).items()}
+    row = 2 * draft.hidden  # of its own embedding or of the target's
+    first = sum(nbytes(t) for n, t in tensors.items() if n.startswith(("fc.", "fc_norm.", "input_norm.")))
+    other = sum(nbytes(tensors[n]) for n in ("embed_tokens.weight", "t2d") if n in tensors)
+    checkpoint = Checkpoint.open(write_tiny_draft(tmp_path, draft))
+    footprint = Footprint.of(checkpoint, Eagle3Layout.of(checkpoint), [])
+    assert footprint.step(ReadIn.FIRST_STEP) == first
+    assert footprint.step(*EVERY_STEP) == sum(map(nbytes, tensors.values())) - first - other + row
 
 
 def test_fp8_takes_one_byte_an_element_and_four_a_channel(tmp_path: Path) -> None:
