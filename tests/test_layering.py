@@ -37,7 +37,7 @@ NARROW = {
 }
 # What only one place may import, at any level.
 ONLY_IN = {
-    "quark": ("quantize.quark_backend",),
+    "quark": ("quantize.quark_backend", "quantize.calibration.quark_observers"),
     "vllm": ("deploy.in_vllm", "serving.engine_probe", "throughput.client", "trace.vllm_driver", "trace.vllm_capture"),
     "httpx": ("serving",),
     "prometheus_client": ("serving",),

@@ -18,6 +18,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from quark_eagle.documents.base import Document, write_text
 from quark_eagle.documents.baseline import BASELINE_SCHEMA_VERSION, BaselineReport
+from quark_eagle.documents.calibration import CALIBRATION_SCHEMA_VERSION, Calibration
 from quark_eagle.documents.parity import PARITY_SCHEMA_VERSION, ParityReport
 from quark_eagle.documents.throughput import THROUGHPUT_SCHEMA_VERSION, ThroughputReport
 from quark_eagle.documents.verdict import VERDICT_SCHEMA_VERSION, Verdict
@@ -27,6 +28,7 @@ PUBLISHED: dict[str, tuple[type[Document], int]] = {
     "parity": (ParityReport, PARITY_SCHEMA_VERSION),
     "baseline": (BaselineReport, BASELINE_SCHEMA_VERSION),
     "verdict": (Verdict, VERDICT_SCHEMA_VERSION),
+    "calibration": (Calibration, CALIBRATION_SCHEMA_VERSION),
     "throughput": (ThroughputReport, THROUGHPUT_SCHEMA_VERSION),
 }
 """Documents by the name of their schema, with the schema's version."""

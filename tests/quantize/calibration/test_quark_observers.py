@@ -1,0 +1,134 @@
+"""Scales are Quark's: its own run over the module, and its observers fed by hand, give the same bits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import pytest
+import torch
+
+from quark_eagle.errors import UsageError
+from quark_eagle.quantize.calibration.observed_draft import ObservedDraft
+from quark_eagle.quantize.calibration.observer import Observer, ObserverChoice
+from quark_eagle.quantize.calibration.run import CalibrationOptions, CalibrationRun
+from tests.quantize.calibration.conftest import OpenRun
+
+pytestmark = [pytest.mark.quark, pytest.mark.usefixtures("real_quark")]
+
+CHOICES = [
+    ObserverChoice(),
+    ObserverChoice(observer=Observer.PERCENTILE),
+    ObserverChoice(observer=Observer.PERCENTILE, percentile=99.0),
+    ObserverChoice(observer=Observer.MSE),
+]
+
+
+def options(choice: ObserverChoice) -> CalibrationOptions:
+    return CalibrationOptions(choice=choice, kv_cache_scales=True)
+
+
+def seen_by(run: CalibrationRun) -> dict[str, list[torch.Tensor]]:
+    """Every activation of a run, by name, in order: plain torch, without Quark."""
+    seen: dict[str, list[torch.Tensor]] = defaultdict(list)
+    module: ObservedDraft = run.module
+    for name in (*module.linears, *module.caches):
+        child = module.get_submodule(name)
+        child.register_forward_pre_hook(lambda _, inputs, name=name: seen[name].append(inputs[0].clone()))
+    for place in run.prompts.places:
+        module(run.trace.prompt(place))
+    return seen
+
+
+def observer_of(choice: ObserverChoice) -> Any:
+    """Quark's observer, made by hand."""
+    from quark.torch.quantization.config.config import FP8E4M3PerTensorSpec
+
+    spec = FP8E4M3PerTensorSpec(observer_method=choice.observer.quark_name, scale_type="float32", is_dynamic=False)
+    made = spec.to_quantization_spec()
+    observer = made.observer_cls(made)
+    assert type(observer).__name__ == choice.observer.quark_class
+    if choice.percentile is not None:
+        observer.percentile = choice.percentile
+    return observer
+
+
+def test_min_max_is_the_largest_magnitude_over_448(open_run: OpenRun) -> None:
+    seen = seen_by(open_run())
+    scales = open_run(options(ObserverChoice())).run().document.scales
+    assert {it.module for it in scales} == set(seen)
+    for it in scales:
+        amax = torch.tensor(max(x.float().abs().max().item() for x in seen[it.module]))
+        assert it.scale == (amax / 448).item(), it.module
+        assert it.absmax == amax.item()
+        assert it.num_clipped == 0
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda it: f"{it.observer.value}-{it.percentile}")
+def test_a_scale_is_that_of_quarks_observer_fed_by_hand(open_run: OpenRun, choice: ObserverChoice) -> None:
+    seen = seen_by(open_run())
+    for it in open_run(options(choice)).run().document.scales:
+        observer = observer_of(choice)
+        for x in seen[it.module]:
+            observer(x)
+        assert it.scale == float(observer._calculate_qparams()[0]), it.module
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda it: f"{it.observer.value}-{it.percentile}")
+def test_making_scales_when_asked_for_changes_no_bit_of_them(open_run: OpenRun, choice: ObserverChoice) -> None:
+    """Against Quark's own run with nothing arranged around it: a plain list of prompts, a scale after each batch."""
+    from quark.torch import ModelQuantizer
+    from quark.torch.quantization.config.config import FP8E4M3PerTensorSpec, QConfig, QLayerConfig
+
+    if choice.percentile is not None:
+        pytest.skip("Quark's own configuration cannot set a percentile")
+    run = open_run()
+    spec = FP8E4M3PerTensorSpec(observer_method=choice.observer.quark_name, scale_type="float32", is_dynamic=False)
+    config = QConfig(global_quant_config=QLayerConfig(input_tensors=spec.to_quantization_spec()))
+    ModelQuantizer(config).quantize_model(run.module, [run.trace.prompt(place) for place in run.prompts.places])
+    plain = {name: float(run.module.get_submodule(name)._input_quantizer.scale) for name in run.module.linears}
+    assert plain == dict(open_run(CalibrationOptions(choice=choice)).run().scales.inputs)
+
+
+def test_a_percentile_is_the_exact_one_to_a_bin_of_the_histogram(open_run: OpenRun) -> None:
+    choice = ObserverChoice(observer=Observer.PERCENTILE, percentile=99.0)
+    seen = seen_by(open_run())
+    for it in open_run(options(choice)).run().document.scales:
+        values = torch.cat([x.float().abs().flatten() for x in seen[it.module]])
+        exact = values[values != 0].quantile(0.99).item()
+        bin_width = seen[it.module][0].float().abs().max().item() / 4200
+        assert it.scale * 448 == pytest.approx(exact, abs=2 * bin_width), it.module
+        assert 0.005 < it.num_clipped / it.num_values < 0.02
+
+
+def test_projections_of_one_input_share_a_scale(open_run: OpenRun) -> None:
+    for choice in CHOICES:
+        inputs = open_run(options(choice)).run().scales.inputs
+        assert inputs["layers.0.self_attn.q_proj"] == inputs["layers.0.self_attn.k_proj"]
+        assert inputs["layers.0.self_attn.q_proj"] == inputs["layers.0.self_attn.v_proj"]
+        assert inputs["layers.0.mlp.gate_proj"] == inputs["layers.0.mlp.up_proj"]
+        assert len(set(inputs.values())) == 5  # fc, qkv, o, gate and up, down
+
+
+def test_quarks_plain_histograms_give_no_fp8_scale() -> None:
+    """Why `--observer histogram` and `histogrampro` are refused."""
+    from quark.torch.quantization.config.config import FP8E4M3PerTensorSpec
+
+    made = FP8E4M3PerTensorSpec(observer_method="histogram", scale_type="float32").to_quantization_spec()
+    observer = made.observer_cls(made)
+    observer(torch.randn(8, 8))
+    assert float(observer._calculate_qparams()[0]) == torch.finfo(torch.float32).eps
+    refused = FP8E4M3PerTensorSpec(observer_method="histogrampro", scale_type="float32").to_quantization_spec()
+    with pytest.raises(ValueError, match="only supports 4bit and 8bit"):
+        refused.observer_cls(refused)
+    for name in ("histogram", "histogrampro"):
+        with pytest.raises(UsageError, match=f"--observer {name}: in Quark 0.13"):
+            Observer.named(name)
+
+
+def test_a_run_leaves_quark_as_it_was(open_run: OpenRun) -> None:
+    from quark.torch.quantization import api
+
+    before = api.tqdm.__init__, api.QUARK_COUNT_OBSERVED_SAMPLES
+    open_run().run()
+    assert (api.tqdm.__init__, api.QUARK_COUNT_OBSERVED_SAMPLES) == before
