@@ -34,6 +34,7 @@ def open_comparison(
     walk_only: bool = False,
     draft_sample_method: Literal["greedy", "probabilistic"] = "greedy",
     device: str = "cpu",
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto",
     candidate_name: str | None = None,
 ) -> Comparison:
     """A comparison in which the candidate computes what the engine would make of its files.
@@ -60,6 +61,7 @@ def open_comparison(
         walk_only=walk_only,
         draft_sample_method=draft_sample_method,
         device=device,
+        kv_cache_dtype=kv_cache_dtype,
         miscast=[slots[name].canonical.removesuffix(".weight") for name in weights],
         candidate_name=candidate_name,
     )

@@ -6,11 +6,11 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from quark_eagle.cli.options import JsonFlag, OverwriteFlag, speculative_tokens
+from quark_eagle.cli.options import JsonFlag, KvCacheDtypeOption, OverwriteFlag, speculative_tokens
 
 if TYPE_CHECKING:
     from quark_eagle.cli.verdict_output import VerdictFiles
@@ -72,6 +72,7 @@ def gate(
         int | None,
         speculative_tokens("With --trace: k. By default that of the draft served with it, else 3."),
     ] = None,
+    kv_cache_dtype: KvCacheDtypeOption = "auto",
     parity_output: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="With --trace: where the measurement is written. By default parity.json."),
@@ -93,7 +94,16 @@ def gate(
     from quark_eagle.parity.gate import gate as decide
     from quark_eagle.worth import worth
 
-    _check_usage(evidence, trace, looks, after, (target_step_ms, draft_step_ms), num_speculative_tokens, parity_output)
+    _check_usage(
+        evidence,
+        trace,
+        looks,
+        after,
+        (target_step_ms, draft_step_ms),
+        num_speculative_tokens,
+        parity_output,
+        kv_cache_dtype,
+    )
     rules = _rules(margin, alpha, category_margin, expect_baseline, looks, bias, require_arch)
     files = VerdictFiles(output=output, junit=junit, markdown=markdown)
     measured = Path(evidence[0]) if trace is None else parity_output or DEFAULT_PARITY_OUTPUT
@@ -104,7 +114,7 @@ def gate(
     try:
         if after is not None:
             rules = first_look(after, rules)
-        report = _evidence(evidence, trace, num_speculative_tokens, quiet=json_)
+        report = _evidence(evidence, trace, num_speculative_tokens, kv_cache_dtype, quiet=json_)
         if trace is not None:
             write_text(measured, report.to_json())
         gain = worth(report, margin=margin, target_step_ms=target_step_ms, draft_step_ms=draft_step_ms)
@@ -125,6 +135,7 @@ def _check_usage(
     times: tuple[float | None, float | None],
     num_speculative_tokens: int | None,
     parity_output: Path | None,
+    kv_cache_dtype: Literal["auto", "fp8"],
 ) -> None:
     """Refuse combinations that cannot be meant, all at once.
 
@@ -139,7 +150,11 @@ def _check_usage(
         wanted = "one PARITY_JSON" if trace is None else "with --trace, BASELINE and CANDIDATE"
         hint = " To measure two drafts first, add --trace TRACE." if trace is None and len(evidence) == 2 else ""
         problems.append(f"{' '.join(evidence)}: {len(evidence)} given, but {wanted} was needed.{hint}")
-    measuring = {"--num-speculative-tokens": num_speculative_tokens, "--parity-output": parity_output}
+    measuring = {
+        "--num-speculative-tokens": num_speculative_tokens,
+        "--kv-cache-dtype": None if kv_cache_dtype == "auto" else kv_cache_dtype,
+        "--parity-output": parity_output,
+    }
     if trace is None:
         problems += [
             f"{option}: nothing is measured without --trace. Leave it out."
@@ -199,7 +214,12 @@ def _check_files(written: Mapping[str, Path], read: Mapping[str, Path], overwrit
 
 
 def _evidence(
-    evidence: list[str], trace: Path | None, num_speculative_tokens: int | None, *, quiet: bool
+    evidence: list[str],
+    trace: Path | None,
+    num_speculative_tokens: int | None,
+    kv_cache_dtype: Literal["auto", "fp8"],
+    *,
+    quiet: bool,
 ) -> ParityReport:
     """The measurement: read, or made now.
 
@@ -217,7 +237,7 @@ def _evidence(
 
     # A verdict takes the walk and nothing else; `quark-eagle parity` measures the rest as well.
     k = num_speculative_tokens or TargetTrace.open(trace).num_speculative_tokens
-    settings = Settings(num_speculative_tokens=k, walk_only=True)
+    settings = Settings(num_speculative_tokens=k, walk_only=True, kv_cache_dtype=kv_cache_dtype)
     baseline, candidate = map(resolve, evidence)
     return compare(baseline, candidate, trace, settings, json_=quiet)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -74,6 +74,13 @@ ReplayDeviceOption = Annotated[
     str,
     typer.Option(
         "--device", help="Where drafts are replayed: cpu, cuda (ROCm too), cuda:1; auto is a GPU if there is one."
+    ),
+]
+KvCacheDtypeOption = Annotated[
+    Literal["auto", "fp8"],
+    typer.Option(
+        "--kv-cache-dtype",
+        help="Of CANDIDATE's KV cache: auto is the model's; fp8 takes its k and v scales, or 1 where it has none.",
     ),
 ]
 OverwriteFlag = Annotated[

@@ -12,6 +12,7 @@ from quark_eagle.cli import served_options as served
 from quark_eagle.cli.exit_codes import ExitCode
 from quark_eagle.cli.options import (
     JsonFlag,
+    KvCacheDtypeOption,
     OptionalTraceOption,
     OverwriteFlag,
     ReplayDeviceOption,
@@ -66,6 +67,7 @@ def parity(
         typer.Option(help="Of activations; auto is bfloat16, as engines run, or as the trace's anchor was replayed."),
     ] = "auto",
     device: ReplayDeviceOption = "cpu",
+    kv_cache_dtype: KvCacheDtypeOption = "auto",
     target: served.TargetOption = None,
     prompts: served.PromptsOption = None,
     split: served.SplitOption = None,
@@ -145,6 +147,7 @@ def parity(
             "--walk-only": walk_only,
             "--draft-sample-method": draft_sample_method != "greedy",
             "--device": device != "cpu",
+            "--kv-cache-dtype": kv_cache_dtype != "auto",
         }
         check_usage(serve, drafts, [option for option, value in of_replay.items() if value])
         refuse_existing(output, overwrite=overwrite)
@@ -160,6 +163,7 @@ def parity(
         walk_only=walk_only,
         draft_sample_method=draft_sample_method,
         device=device,
+        kv_cache_dtype=kv_cache_dtype,
     )
     replayed.check_files(output, baseline_report, update_baseline)
     if update_baseline is not None and len(directories) == 1:

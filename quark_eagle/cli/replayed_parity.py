@@ -85,6 +85,7 @@ def compare(baseline: Path, candidate: Path, trace: Path, settings: Settings, *,
         walk_only=settings.walk_only,
         draft_sample_method=settings.draft_sample_method,
         device=settings.device,
+        kv_cache_dtype=settings.kv_cache_dtype,
     )
     for difference in comparison.stored_from.noted if comparison.stored_from is not None else ():
         render.warn(

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from quark_eagle.documents.anchor import Anchor
+from quark_eagle.documents.arithmetic import Fp8Arithmetic
 from quark_eagle.documents.base import Count, Document, Sha256, read_document, sha256_of_prompts
 from quark_eagle.documents.served import BlockCounts, Served
 
@@ -84,6 +85,19 @@ class StepBytes(Document):
         return self.layers + self.head + self.embedding
 
 
+class CalibratedOn(Document):
+    """What the static scales of a draft were observed on, as its quark_eagle.json says.
+
+    Attributes:
+        document_sha256: of the calibration's document.
+        prompts: sha256 of the messages of each prompt that was seen.
+    """
+
+    document_sha256: Sha256
+    observer: str
+    prompts: list[Sha256]
+
+
 class Arm(Document):
     """One of the two drafts.
 
@@ -93,6 +107,7 @@ class Arm(Document):
         weight_dtype: of its decoder layer's linear weights, in safetensors' spelling.
         miscast: modules whose weight the engine casts into a dtype it was not written in; computed as the engine would.
         step_bytes: what a draft step reads of it.
+        calibrated_on: left out where its scales are made at run time, or nobody knows.
     """
 
     name: str
@@ -102,6 +117,11 @@ class Arm(Document):
     weight_dtype: str
     miscast: list[str]
     step_bytes: StepBytes
+    calibrated_on: CalibratedOn | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _present(serialize(self), "calibrated_on")
 
 
 DraftSampleMethod = Literal["greedy", "probabilistic"]
@@ -149,6 +169,7 @@ class Provenance(Document):
         draft_sample_method: how the drafts propose.
         stored_baseline: where the baseline's counts come from; null where both drafts were replayed here.
         anchor: of the trace: a served run of the baseline, and replay of it; left out where the trace has none.
+        candidate_fp8: how the candidate's FP8 was computed; left out where it was served, or has none.
     """
 
     created: str
@@ -170,10 +191,11 @@ class Provenance(Document):
     draft_sample_method: DraftSampleMethod = "greedy"
     stored_baseline: StoredBaseline | None = None
     anchor: Anchor | None = None
+    candidate_fp8: Fp8Arithmetic | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _present(serialize(self), "anchor")
+        return _present(_present(serialize(self), "anchor"), "candidate_fp8")
 
 
 class Rates(Document):

@@ -19,6 +19,7 @@ from quark_eagle.documents.parity import (
     StoredBaseline,
 )
 from quark_eagle.model.eagle3 import Eagle3Draft
+from quark_eagle.model.kv_cache import KvCacheDtype
 from quark_eagle.parity.estimate import Estimate
 from quark_eagle.parity.measurement import (
     DtypeName,
@@ -63,6 +64,7 @@ class Comparison:
         walk_only: bool = False,
         draft_sample_method: DraftSampleMethod = "greedy",
         device: str = "cpu",
+        kv_cache_dtype: KvCacheDtype = "auto",
         miscast: Collection[str] = (),
         candidate_name: str | None = None,
     ) -> Comparison:
@@ -77,6 +79,7 @@ class Comparison:
             walk_only: see `Settings`.
             draft_sample_method: see `Settings`.
             device: see `Settings`.
+            kv_cache_dtype: see `Settings`.
             miscast: canonical modules of the candidate that the engine casts into FP8 although they were kept.
             candidate_name: in the report, if its directory's name says nothing.
 
@@ -92,6 +95,7 @@ class Comparison:
             walk_only=walk_only,
             draft_sample_method=draft_sample_method,
             device=device,
+            kv_cache_dtype=kv_cache_dtype,
         )
         stored = BaselineReport.read(baseline) if baseline.is_file() else None
         opened = TargetTrace.open(trace)
@@ -151,6 +155,7 @@ class Comparison:
                 command_line,
                 seconds=time.perf_counter() - started,
                 stored_baseline=self.stored_from,
+                candidate=self.measurement.drafts[-1],
             ),
             summary=summarize(results, k),
             prompts=results,

@@ -21,7 +21,9 @@ from quark_eagle import __version__
 from quark_eagle.documents.parity import DraftSampleMethod, PromptAcceptance, Provenance, StoredBaseline
 from quark_eagle.errors import CheckpointError
 from quark_eagle.model.eagle3 import Eagle3Draft
+from quark_eagle.model.kv_cache import KvCacheDtype, store_in
 from quark_eagle.parity.acceptance import every_start_histogram, walk, walk_histogram
+from quark_eagle.parity.arithmetic import fp8_arithmetic
 from quark_eagle.parity.replay import PromptReplay, replay, replay_walk
 from quark_eagle.parity.sampled import ProbabilisticDraft
 from quark_eagle.parity.side import Side, require_fits
@@ -45,6 +47,7 @@ class Settings:
         walk_only: replay only the starts that a server visits: no every-start counts, no τ curve.
         draft_sample_method: whether a draft proposes its argmax or a draw from its distribution.
         device: cpu, cuda (ROCm's too) or cuda:N, where FP8 products are the GPU's own; auto is a GPU if there is one.
+        kv_cache_dtype: of the candidate's KV cache; the baseline's is the model's.
     """
 
     num_speculative_tokens: int = 3
@@ -52,6 +55,7 @@ class Settings:
     walk_only: bool = False
     draft_sample_method: DraftSampleMethod = "greedy"
     device: str = "cpu"
+    kv_cache_dtype: KvCacheDtype = "auto"
 
     def on(self, trace: TargetTrace) -> Settings:
         """With nothing left to be chosen: auto is bfloat16, or what the trace's anchor was replayed in.
@@ -106,7 +110,7 @@ class Measurement:
         method = None if is_greedy else ProbabilisticDraft.along(trace.sampling)
         require_fits(trace, sides)
         drafts: list[Eagle3Draft] = []
-        for _, side in sides:
+        for part, side in sides:
             like = drafts[0] if drafts else None
             drafts.append(
                 Eagle3Draft.load(
@@ -119,6 +123,8 @@ class Measurement:
                     miscast=side.miscast,
                 )
             )
+            if part == "candidate":
+                store_in(drafts[-1], settings.kv_cache_dtype)
         return cls(
             sides=tuple(side for _, side in sides), drafts=tuple(drafts), trace=trace, settings=settings, method=method
         )
@@ -173,6 +179,7 @@ def provenance(
     *,
     seconds: float = 0.0,
     stored_baseline: StoredBaseline | None = None,
+    candidate: Eagle3Draft | None = None,
 ) -> Provenance:
     """What is measured with what, on this machine."""
     settings = settings.on(trace)
@@ -200,6 +207,7 @@ def provenance(
         draft_sample_method=settings.draft_sample_method,
         stored_baseline=stored_baseline,
         anchor=trace.anchor,
+        candidate_fp8=None if candidate is None else fp8_arithmetic(candidate, settings.kv_cache_dtype),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 
+from quark_eagle.documents.arithmetic import Fp8Arithmetic
 from quark_eagle.documents.parity import Provenance
 from quark_eagle.documents.served import Noise
 from quark_eagle.documents.verdict import Category, Difference, Interval, Outcome, Verdict
@@ -98,8 +99,21 @@ def a_against_a(noise: Noise) -> str:
 def how_measured(provenance: Provenance | None) -> str:
     """The last line of every rendering: where the counts come from, and what they do not say."""
     if provenance is None or provenance.measured_by == "replay":
-        return "Measured by replay: acceptance only, not latency."
+        computed = None if provenance is None else provenance.candidate_fp8
+        return f"Measured by replay{_in_place_of(computed)}: acceptance only, not latency."
     return f"Counted while serving: {provenance.engine} on {provenance.arch}. Acceptance only, not latency."
+
+
+def _in_place_of(computed: Fp8Arithmetic | None) -> str:
+    """What replay stood for that an engine does otherwise; PTPC is computed as engines compute it."""
+    if computed is None:
+        return ""
+    parts = []
+    if computed.activation_scales == "static":
+        parts.append("static activation scales" + (", emulated" if computed.products == "emulated" else ""))
+    if computed.kv_cache_dtype == "fp8":
+        parts.append(f"an emulated FP8 KV cache (scales: {computed.kv_cache_scales})")
+    return f" with {' and '.join(parts)}" if parts else ""
 
 
 def needed(verdict: Verdict) -> str:
