@@ -157,7 +157,8 @@ def _show(made: Export, draft: Path) -> None:
 
 def _verdict(found: Agreement) -> str:
     """One line on the check."""
-    compared = f"{found.num_equal} of {found.num_proposals} proposals are the draft's own"
+    tied = f" ({found.num_tied_tokens} more are tied)" if found.num_tied_tokens else ""
+    compared = f"{found.num_equal} of {found.num_proposals} proposals are the draft's own{tied}"
     difference = "not finite" if found.max_difference is None else f"{found.max_difference:.2g}"
     logits = f"logits differ by {difference} of their standard deviation at most ({found.bound:g} is allowed)"
     num, total = found.num_ties, found.num_quantized

@@ -26,6 +26,7 @@ class Agreement:
         num_speculative_tokens: steps of every chain.
         num_proposals: logits' rows that were compared: one for each step of each chain.
         num_equal: rows whose token both propose.
+        num_tied_tokens: other rows whose two best tokens are, to the draft, closer than twice the bound.
         num_quantized: activations that became FP8 numbers.
         num_ties: of these, where the draft was computed with the graph's choice, see `TIE`.
         max_difference: the largest difference of two logits, in standard deviations of the row's logits; null if one
@@ -38,6 +39,7 @@ class Agreement:
     num_speculative_tokens: int
     num_proposals: int
     num_equal: int
+    num_tied_tokens: int
     num_quantized: int
     num_ties: int
     max_difference: float | None
@@ -46,9 +48,9 @@ class Agreement:
 
     @property
     def ok(self) -> bool:
-        """Whether every token is the same, and every logit within the bound."""
+        """Whether every token is the same, ties apart, and every logit within the bound."""
         is_close = self.max_difference is not None and self.max_difference <= self.bound
-        return is_close and self.num_proposals > 0 and self.num_equal == self.num_proposals
+        return is_close and 0 < self.num_proposals == self.num_equal + self.num_tied_tokens
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

@@ -89,6 +89,7 @@ def compare(
         num_speculative_tokens=num_speculative_tokens,
         num_proposals=sum(it.num_rows for it in found),
         num_equal=sum(it.num_equal for it in found),
+        num_tied_tokens=sum(it.num_tied for it in found),
         num_quantized=choices.num_quantized,
         num_ties=choices.num_ties,
         max_difference=max(differences) if all(map(np.isfinite, differences)) else None,
@@ -99,10 +100,11 @@ def compare(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Compared:
-    """One step of some rounds: rows, how many have the same token, and the largest difference in deviations."""
+    """One step of some rounds: see `Agreement` for what is counted."""
 
     num_rows: int
     num_equal: int
+    num_tied: int
     difference: float
 
     @classmethod
@@ -114,9 +116,16 @@ class _Compared:
         tokens = None if step.token_ids is None else torch.from_numpy(step.token_ids).reshape(-1)
         if tokens is None:  # the head is borrowed
             tokens, theirs = model.propose(theirs), head(theirs)
-        deviations = (theirs - logits).abs().amax(dim=-1) / logits.std(dim=-1)
-        equal = tokens == model.propose(normed)
-        return cls(num_rows=len(logits), num_equal=int(equal.sum()), difference=float(deviations.max()))
+        spread = logits.std(dim=-1)
+        is_equal = tokens == model.propose(normed)
+        best = logits.topk(2, dim=-1).values
+        is_tied = ~is_equal & (best[:, 0] - best[:, 1] <= 2 * LOGIT_BOUND * spread)
+        return cls(
+            num_rows=len(logits),
+            num_equal=int(is_equal.sum()),
+            num_tied=int(is_tied.sum()),
+            difference=float(((theirs - logits).abs().amax(dim=-1) / spread).max()),
+        )
 
 
 def _text(onnx: OnnxDraft, model: Eagle3Draft, choices: Choices, traced: TracedPrompt, k: int) -> _Text:

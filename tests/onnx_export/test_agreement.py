@@ -114,7 +114,7 @@ def test_a_bf16_draft_computes_the_same_but_for_the_order_of_sums(variant: str, 
     found = exported(tmp_path / "onnx", draft, trace)
     assert found.ok
     assert found.max_difference is not None
-    assert found.max_difference < 1e-5
+    assert found.max_difference < 1e-4
 
 
 @pytest.mark.parametrize("scheme", ["fp8", "fp8_channel_static"])

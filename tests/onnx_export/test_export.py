@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -126,19 +128,37 @@ def test_an_interrupted_export_leaves_nothing(draft: Path, tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+FOUND = Agreement(
+    num_prompts=1,
+    num_speculative_tokens=3,
+    num_proposals=10,
+    num_equal=9,
+    num_tied_tokens=0,
+    num_quantized=0,
+    num_ties=0,
+    max_difference=0.0,
+    bound=0.1,
+    has_combine=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ok"),
+    [
+        ({}, False),
+        ({"num_equal": 10}, True),
+        ({"num_tied_tokens": 1}, True),
+        ({"num_equal": 10, "max_difference": 0.2}, False),
+        ({"num_equal": 10, "max_difference": None}, False),
+        ({"num_equal": 0, "num_proposals": 0}, False),
+    ],
+)
+def test_equal_is_every_token_but_ties_and_every_logit_within_the_bound(changes: dict[str, Any], ok: bool) -> None:
+    assert replace(FOUND, **changes).ok is ok
+
+
 def test_what_differs_is_not_written(draft: Path, tmp_path: Path) -> None:
-    found = Agreement(
-        num_prompts=1,
-        num_speculative_tokens=3,
-        num_proposals=10,
-        num_equal=9,
-        num_quantized=0,
-        num_ties=0,
-        max_difference=0.0,
-        bound=0.1,
-        has_combine=True,
-    )
-    made = export(draft, tmp_path / "onnx", compare=lambda _: found)
+    made = export(draft, tmp_path / "onnx", compare=lambda _: FOUND)
     assert not made.is_published
     assert not list(tmp_path.iterdir())
 
