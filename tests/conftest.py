@@ -11,6 +11,8 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+# Importing readline sets it, as pytest does in the processes of pytest-xdist: tables would be 80 columns wide there.
+os.environ.pop("COLUMNS", None)
 
 from collections.abc import Iterator
 from functools import cache
