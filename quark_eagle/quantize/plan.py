@@ -15,6 +15,7 @@ from quark_eagle.checkpoint.layout import Eagle3Layout, Role, Slot
 from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.errors import CheckpointError, PlanError, QuantizationError, findings
 from quark_eagle.quantize.exclude import exclude_list, module_of
+from quark_eagle.quantize.format import Format
 from quark_eagle.quantize.patterns import Patterns, last_parts, quoted
 from quark_eagle.quantize.scheme import PTPC_FP8, Scheme
 
@@ -52,6 +53,7 @@ class QuantPlan:
 
     Attributes:
         keep: the --keep patterns.
+        format: how scales and config are spelled.
         exclude: what is kept, in every spelling that a reader looks for (`quark_eagle.quantize.exclude`).
     """
 
@@ -60,6 +62,7 @@ class QuantPlan:
     keep: tuple[str, ...]
     quantize_fc: bool
     exclude: tuple[str, ...]
+    format: Format = Format.QUARK
 
     def __post_init__(self) -> None:
         """Nothing constructs a plan that decides a tensor twice or splits a fused group."""
@@ -79,6 +82,7 @@ class QuantPlan:
         scheme: Scheme = PTPC_FP8,
         keep: Sequence[str] = (),
         quantize_fc: bool = False,
+        format: Format = Format.QUARK,
     ) -> QuantPlan:
         """The plan for a draft: linear weights of its decoder layers are quantized, everything else is kept.
 
@@ -88,6 +92,7 @@ class QuantPlan:
             keep: patterns (fnmatch) of tensors or modules by their names on disk, or by their canonical names
                 (``layers.0.…``), to keep as well.
             quantize_fc: quantize ``fc`` too; vLLM runs it, SGLang cannot load it.
+            format: how scales and config are spelled.
 
         Raises:
             PlanError: a pattern matches nothing, splits a fused group, contradicts `quantize_fc`, or keeps a module in
@@ -113,6 +118,7 @@ class QuantPlan:
             keep=tuple(keep),
             quantize_fc=quantize_fc,
             exclude=exclude_list(kept),
+            format=format,
         )
 
     @property
@@ -129,6 +135,7 @@ class QuantPlan:
         """As a JSON object, for ``quark_eagle.json`` and ``--json``."""
         return {
             "scheme": self.scheme.value,
+            "format": self.format.value,
             "keep": list(self.keep),
             "quantize_fc": self.quantize_fc,
             "exclude": list(self.exclude),
