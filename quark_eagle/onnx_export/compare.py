@@ -195,11 +195,12 @@ def _of_starts(first: Step, kept: Tensor, starts: Tensor) -> Step:
         kept: [S] places of the starts among the rows that were put out.
         starts: [S] their rows.
     """
+    places = kept.numpy()  # as a tensor of one element it would be read as a number
     return replace(
         first,
-        head=first.head[0, kept],
-        token_ids=None if first.token_ids is None else first.token_ids[0, kept],
-        next_hidden_states=first.next_hidden_states[0, kept][:, None],
+        head=first.head[0, places],
+        token_ids=None if first.token_ids is None else first.token_ids[0, places],
+        next_hidden_states=first.next_hidden_states[0, places][:, None],
         present=_padded(first.present, starts),
     )
 

@@ -11,7 +11,7 @@ import pytest
 from quark_eagle.checkpoint.family import Convention, DraftFamily
 from quark_eagle.errors import TraceError
 from quark_eagle.onnx_export.agreement import Agreement
-from quark_eagle.onnx_export.compare import compare
+from quark_eagle.onnx_export.compare import STARTS_AT_ONCE, compare
 from quark_eagle.onnx_export.export import export
 from quark_eagle.quantize.scheme import Scheme
 from tests.onnx_export.quantized import SchemeName, write_fp8_draft
@@ -142,6 +142,15 @@ def test_over_a_projected_trace_the_step_alone_is_compared(tmp_path: Path) -> No
     found = exported(tmp_path / "onnx", fp8, projected((bf16, trace), tmp_path / "projected"))
     assert found.ok
     assert not found.has_combine
+
+
+@pytest.mark.parametrize("num_starts", [1, STARTS_AT_ONCE, STARTS_AT_ONCE + 1])
+def test_every_start_is_compared_however_many_there_are(num_starts: int, tmp_path: Path) -> None:
+    bf16 = write_tiny_draft(tmp_path / "bf16")
+    trace = write_tiny_trace(tmp_path / "trace", bf16, num_prompts=1, num_generated=num_starts + 2)
+    found = exported(tmp_path / "onnx", write_fp8_draft(bf16, tmp_path / "fp8"), trace)
+    assert found.ok
+    assert found.num_proposals == 3 * num_starts
 
 
 def test_an_answer_shorter_than_a_round_is_refused(tmp_path: Path) -> None:
