@@ -13,6 +13,7 @@ from quark_eagle.checkpoint.reader import CONFIG_NAME, Checkpoint
 from quark_eagle.checkpoint.traffic import Footprint, ReadIn
 from quark_eagle.documents.parity import Arm, StepBytes
 from quark_eagle.errors import TraceMismatchError
+from quark_eagle.parity.calibrated_on import calibrated_on
 from quark_eagle.trace.target_trace import TargetTrace
 
 
@@ -47,6 +48,7 @@ class Side:
             weight_dtype=self.checkpoint.info(linear).dtype,
             miscast=list(self.miscast),
             step_bytes=self._step_bytes(),
+            calibrated_on=calibrated_on(self.checkpoint.directory),
         )
 
     def _step_bytes(self) -> StepBytes:

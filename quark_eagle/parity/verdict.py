@@ -2,7 +2,7 @@
 
 The claim to prove is that τ falls by no more than a stated margin. In this order, and the first that applies decides:
 
-1. Nothing was evaluated, or the evidence is not fit for a verdict (prompts of another split, another
+1. Nothing was evaluated, or the evidence is not fit for a verdict (prompts of another split or calibrated on, another
    arch than the required one; of a served measurement, failed requests, text that is not the target's own, or serving
    that differs from itself by more than the margin): unusable, never a pass.
 2. Dead baseline: the BF16 draft itself accepts next to nothing; or its τ is not what was expected of it. Parity is
@@ -28,6 +28,7 @@ from quark_eagle.documents.verdict import Bias, Category, Difference, Evidence, 
 from quark_eagle.errors import UsageError
 from quark_eagle.parity.anchored import bias_of, unanchored
 from quark_eagle.parity.arch import measured_elsewhere
+from quark_eagle.parity.calibrated_on import contaminated
 from quark_eagle.parity.categories import judge_categories
 from quark_eagle.parity.noise import noise_floor
 from quark_eagle.parity.paired import (
@@ -252,6 +253,8 @@ def _before_the_interval(
             reason=f"{empty} of {len(report.prompts)} answers end with their first token, so nothing was proposed for "
             f"them; more than {EMPTY_SHARE:.0%} is a fault of the recording. Check the chat template and stop tokens.",
         )
+    if (why := contaminated(report)) is not None:
+        return Judgement(outcome="unusable", rule="evidence", reason=why)
     other = {split: n for split, n in Counter(prompt.split for prompt in report.prompts).items() if split != "parity"}
     if other:
         found = ", ".join(f"{n} of {split}" for split, n in sorted(other.items()))
