@@ -19,10 +19,13 @@ KINDS: list[dict[str, Any]] = [
      "beta_fast": 32.0, "beta_slow": 1.0},
     {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 40.0, "original_max_position_embeddings": 4096,
      "mscale": 1.0, "mscale_all_dim": 1.0},
+    {"rope_type": "yarn", "rope_theta": 150000.0, "factor": 32.0, "original_max_position_embeddings": 4096,
+     "truncate": False},
+    {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("rope", KINDS, ids=lambda rope: f"{rope['rope_type']}-{rope.get('mscale', '')}")
+@pytest.mark.parametrize("rope", KINDS, ids=lambda rope: f"{rope['rope_type']}-{rope['rope_theta']:g}")
 def test_frequencies_and_magnitude_equal_transformers(rope: dict[str, Any]) -> None:
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
