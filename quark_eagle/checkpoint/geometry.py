@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from quark_eagle.checkpoint.config_keys import ConfigKeys
 from quark_eagle.checkpoint.family import DraftFamily, is_speculators
+from quark_eagle.checkpoint.positions import read_rope, read_sliding_windows
 
 # EAGLE-3 takes three target layers: low, middle, high (arXiv 2503.01840); vLLM falls back on it as well.
 USUAL_NUM_AUX = 3
-# PreTrainedConfig.default_theta of transformers 5.16 (modeling_rope_utils.py).
-_USUAL_ROPE_THETA = 10_000.0
 _AUX_IDS = "eagle_aux_hidden_state_layer_ids"
 
 
@@ -153,8 +151,8 @@ def read_geometry(config: Mapping[str, Any], family: DraftFamily) -> tuple[Geome
         num_aux_hidden_states=_num_aux(keys, aux_layer_ids),
         aux_layer_ids=aux_layer_ids,
         rms_norm_eps=keys.positive_number("rms_norm_eps"),
-        sliding_windows=_sliding_windows(keys, family, num_layers),
-        rope=_read_rope(config, keys),
+        sliding_windows=read_sliding_windows(keys, family, num_layers),
+        rope=read_rope(keys),
         mla=mla,
     )
     if geometry.draft_vocab_size > geometry.vocab_size:
@@ -221,35 +219,3 @@ def _num_aux(keys: ConfigKeys, aux_layer_ids: tuple[int, ...] | None) -> int:
     if aux_layer_ids and found != len(aux_layer_ids):
         keys.conflicts.append(f"{key} is {found}, but {_AUX_IDS} lists {len(aux_layer_ids)}.")
     return found
-
-
-def _sliding_windows(keys: ConfigKeys, family: DraftFamily, num_layers: int) -> tuple[int | None, ...]:
-    """A layer slides where `layer_types` says so (vLLM 0.32, llama.py and qwen3_eagle3.py), and never in MLA.
-
-    Qwen3's class of transformers 5.16 forgets the window unless `use_sliding_window`, and fills in `layer_types`.
-    """
-    config, kinds = keys.config, keys.config.get("layer_types")
-    if family is DraftFamily.QWEN3 and not config.get("use_sliding_window"):
-        kinds = []
-    elif family is DraftFamily.QWEN3 and kinds is None:
-        first = int(config.get("max_window_layers", 28))
-        kinds = ["full_attention" if layer < first else "sliding_attention" for layer in range(num_layers)]
-    if family is DraftFamily.DEEPSEEK_MLA or not isinstance(kinds, list):
-        kinds = []
-    slides = [kind == "sliding_attention" for kind in (*kinds, *[None] * num_layers)][:num_layers]
-    window = keys.size("sliding_window") if any(slides) else None
-    return tuple(window if is_sliding else None for is_sliding in slides)
-
-
-def _read_rope(config: Mapping[str, Any], keys: ConfigKeys) -> Mapping[str, Any]:
-    """Both spellings in one: `rope_parameters` (transformers 5), `rope_scaling` + `rope_theta` (before it)."""
-    written = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    if not isinstance(written, Mapping):
-        keys.problems.append(f"rope_scaling is {written!r}, but a JSON object was needed.")
-        written = {}
-    rope = {key: value for key, value in written.items() if key != "type"}
-    rope.setdefault("rope_type", written.get("type", "default"))
-    rope.setdefault("rope_theta", config.get("rope_theta") or _USUAL_ROPE_THETA)
-    if config.get("partial_rotary_factor") is not None:
-        rope.setdefault("partial_rotary_factor", config["partial_rotary_factor"])
-    return MappingProxyType(rope)

@@ -147,6 +147,34 @@ def test_rope_reads_the_same_in_every_spelling(spelling: dict[str, Any], tmp_pat
     assert rope == {"rope_type": "yarn", "factor": 64.0, "rope_theta": 5e4}
 
 
+SLIDES = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 6}
+
+
+@pytest.mark.parametrize(
+    ("family", "extra", "windows"),
+    [
+        (DraftFamily.LLAMA, {}, (None, None)),
+        (DraftFamily.LLAMA, {"sliding_window": 6}, (None, None)),
+        (DraftFamily.LLAMA, SLIDES, (None, 6)),
+        (DraftFamily.QWEN3, SLIDES, (None, None)),
+        (DraftFamily.QWEN3, SLIDES | {"use_sliding_window": True}, (None, 6)),
+        (DraftFamily.QWEN3, {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}, (None, 6)),
+        (DraftFamily.DEEPSEEK_MLA, SLIDES, (None, None)),
+    ],
+)
+def test_a_layer_slides_where_its_class_reads_that_it_does(
+    family: DraftFamily, extra: dict[str, Any], windows: tuple[int | None, ...], tmp_path: Path
+) -> None:
+    write_tiny_draft(tmp_path, family=family, num_layers=2)
+    assert changed(tmp_path, **extra).geometry.sliding_windows == windows
+
+
+def test_a_layer_that_slides_needs_its_window(tmp_path: Path) -> None:
+    write_tiny_draft(tmp_path)
+    with pytest.raises(CheckpointError, match=r"sliding_window is missing, and a size is never guessed"):
+        changed(tmp_path, layer_types=["sliding_attention"])
+
+
 def test_speculators_norm_before_residual_is_on_unless_it_is_off(tmp_path: Path) -> None:
     """vLLM 0.32 reads a missing key as True there, and as False in a plain config."""
     write_tiny_draft(tmp_path / "nested", convention=Convention.SPECULATORS)

@@ -14,7 +14,7 @@ import torch
 
 from quark_eagle.parity.replay import PromptReplay, replay, replay_walk
 from quark_eagle.parity.sampled import ProbabilisticDraft
-from tests.parity.test_replay import K, Pair
+from tests.parity.test_replay import VARIANTS, K, Pair
 
 METHODS = {"greedy": None, "probabilistic": ProbabilisticDraft(temperature=0.7, seed=3)}
 
@@ -26,9 +26,9 @@ def no_default_device() -> Iterator[None]:
     torch.set_default_device(None)
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Pair:
-    return Pair(tmp_path / "draft")
+@pytest.fixture(params=["plain", "MLA, two layers", "Qwen3, three layers", "Llama, a sliding window"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
+    return Pair(tmp_path / "draft", VARIANTS[request.param])
 
 
 def test_a_tensor_that_is_not_placed_is_found(no_default_device: None) -> None:
