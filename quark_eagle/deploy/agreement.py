@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from quark_eagle.deploy.findings import MODEL_DTYPE, Parameter
-from quark_eagle.deploy.live_findings import SHARED, in_rows, is_skipped, is_unused
+from quark_eagle.deploy.live_findings import in_rows, is_skipped, is_unused
 from quark_eagle.deploy.live_load import LiveLoad, LiveParameter
+from quark_eagle.deploy.plain import EMBEDDING, HEAD
 from quark_eagle.deploy.rules import VOCABULARY_PADDING, EngineRules
 from quark_eagle.deploy.verify import VerifyReport
+
+VOCABULARIES = (f"{EMBEDDING}.", f"{HEAD}.")
 
 
 def disagreements(report: VerifyReport, live: LiveLoad, rules: EngineRules, model_dtype: str = "BF16") -> list[str]:
@@ -66,7 +69,7 @@ def _one(parameter: Parameter, built: LiveParameter, live: LiveLoad, model_dtype
 
 def _padded(parameter: Parameter) -> tuple[int, ...]:
     """The shape with the rows of a vocabulary rounded up, as the engine does."""
-    if parameter.name not in SHARED:
+    if not parameter.name.startswith(VOCABULARIES):
         return parameter.shape
     rows = -(-parameter.shape[0] // VOCABULARY_PADDING) * VOCABULARY_PADDING
     return (rows, *parameter.shape[1:])

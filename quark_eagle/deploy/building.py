@@ -6,12 +6,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from quark_eagle.checkpoint.reader import TensorInfo
+from quark_eagle.deploy.answers import Answer, Quantization
 from quark_eagle.deploy.engine_config import EngineConfig
-from quark_eagle.deploy.quark_config import Answer, QuarkConfig
-from quark_eagle.deploy.rules import LAYER_COUNT, Family, Linear
+from quark_eagle.deploy.rules import LAYER_COUNT, Family, Linear, Part
 
 TARGET_LAYERS = range(1, 257)
 """Numbers of layers that are tried where the target's is not known."""
+
+HEAD = Linear(
+    module="lm_head",
+    lookup="lm_head",
+    parts=(Part(name="lm_head", rows="draft_vocabulary"),),
+    columns="hidden",
+    cut=None,
+    below="",
+)
+"""The LM head, where ``quantization_config`` makes a linear like any other of it."""
 
 _UNQUANTIZED = Answer(scheme=None, reason="no quantization_config")
 _FEW = 4
@@ -32,7 +42,7 @@ class BuiltLinear:
     @property
     def prefix(self) -> str:
         """What stands before the names of its row."""
-        return "model." if self.layer is None else f"model.layers.{self.layer}."
+        return self.rule.below if self.layer is None else f"model.layers.{self.layer}."
 
     @property
     def name(self) -> str:
@@ -42,7 +52,7 @@ class BuiltLinear:
     def lookup(self, num_target_layers: int | None) -> str:
         """The name with which ``quantization_config`` is asked; ``<N>`` in it if the target is not known."""
         if self.layer is None:
-            return f"model.{self.rule.lookup}"
+            return f"{self.rule.below}{self.rule.lookup}"
         if num_target_layers is not None:
             return f"model.layers.{num_target_layers + self.layer}.{self.rule.lookup}"
         offset = f"+{self.layer}" if self.layer else ""
@@ -71,9 +81,18 @@ def built_linears(family: Family, config: EngineConfig) -> Iterator[BuiltLinear]
                 yield BuiltLinear(rule=rule, layer=layer)
 
 
+def quantized_head(
+    family: Family, quantization: Quantization | None, places: Mapping[str, TensorInfo]
+) -> Iterator[BuiltLinear]:
+    """The LM head as a linear, if it is quantized; one that the draft lacks is the target's, whatever was built."""
+    asks = quantization is not None and family.passes_config_to_head and quantization.means_head
+    if asks and f"{HEAD.module}.weight" in places:
+        yield BuiltLinear(rule=HEAD, layer=None)
+
+
 def answers_for(
     linears: Sequence[BuiltLinear],
-    quantization: QuarkConfig | None,
+    quantization: Quantization | None,
     places: Mapping[str, TensorInfo],
     num_target_layers: int | None,
 ) -> tuple[tuple[Answer, ...], list[str]]:
@@ -102,6 +121,6 @@ def answers_for(
 def _for_which(counts: Sequence[int], tried: int) -> str:
     shown = ", ".join(map(str, counts)) if len(counts) <= _FEW else f"{len(counts)} of the {tried} numbers tried"
     return (
-        "has an entry in exclude or layer_quant_config that holds for some targets only, as their number of layers is "
+        "has an entry in quantization_config that holds for some targets only, as their number of layers is "
         f"part of the names; this report is for targets with {shown} layers. Say --num-target-layers to be sure."
     )

@@ -9,8 +9,8 @@ from math import ceil
 from typing import Literal
 
 from quark_eagle.checkpoint.reader import TensorInfo
+from quark_eagle.deploy.answers import Answer, Quantization, matches
 from quark_eagle.deploy.findings import FP8, HIGH_PRECISION, MODEL_DTYPE, Parameter, Problem
-from quark_eagle.deploy.quark_config import Answer, QuarkConfig, matches
 from quark_eagle.deploy.rules import Scheme
 
 _DEAD = "the draft loads, the text stays right, and every proposal is rejected"
@@ -50,7 +50,7 @@ def fill(
     answer: Answer,
     has_bias: bool,
     places: Mapping[str, TensorInfo],
-    quantization: QuarkConfig | None,
+    quantization: Quantization | None,
     lookup: str,
 ) -> Filled:
     """Fill one linear from the tensors on disk.
@@ -112,7 +112,7 @@ def _parameter(
 def scale_shapes(scheme: Scheme, slot: Slot) -> tuple[tuple[int, ...], ...]:
     """Shapes on disk that the engine takes for the scale of one matrix."""
     if scheme.weight == "per_channel":
-        return ((slot.rows,),)
+        return ((slot.rows, *(1,) * (scheme.scale_axes - 1)),)
     if scheme.weight == "per_block":
         return ((ceil(slot.rows / _BLOCK), ceil(slot.columns / _BLOCK)),)
     return ((), (1,))
@@ -132,7 +132,7 @@ def _missing(slot: Slot, end: str) -> list[Problem]:
 
 
 def _wrong(
-    module: str, slot: Slot, end: str, info: TensorInfo, answer: Answer, quantization: QuarkConfig | None, lookup: str
+    module: str, slot: Slot, end: str, info: TensorInfo, answer: Answer, quantization: Quantization | None, lookup: str
 ) -> list[Problem]:
     """What is wrong with a tensor that is there."""
     if end == "weight":
@@ -177,9 +177,9 @@ def _shape(info: TensorInfo, wanted: Sequence[tuple[int, ...]], cut: int | None)
 
 
 def _weight_dtype(
-    module: str, info: TensorInfo, answer: Answer, quantization: QuarkConfig | None, lookup: str
+    module: str, info: TensorInfo, answer: Answer, quantization: Quantization | None, lookup: str
 ) -> list[Problem]:
-    message = ""
+    message, key = "", quantization.kept_key if quantization else "exclude"
     if answer.scheme is not None and info.dtype.startswith("F8") and info.dtype != FP8:
         message = f"{info.name} is {info.dtype}, but vLLM reads {FP8} (e4m3fn) and casts: wrong numbers. Store e4m3fn."
     elif answer.scheme is not None and info.dtype != FP8:
@@ -187,12 +187,12 @@ def _weight_dtype(
             f"{info.name} is {info.dtype}, but vLLM builds an FP8 parameter for it "
             f"({_why_not_excluded(module, info, quantization, lookup)}). "
             f"The weight is cast without a scale and weight_scale stays uninitialized: {_DEAD}. "
-            f"Add {module_pattern(lookup)!r} to quantization_config.exclude, or quantize it."
+            f"Add {module_pattern(lookup)!r} to quantization_config.{key}, or quantize it."
         )
     elif answer.scheme is None and info.dtype not in HIGH_PRECISION:
         message = (
             f"{info.name} is {info.dtype}, but vLLM builds a parameter in the model's dtype for it ({answer.reason}). "
-            "It is cast without its scale, and the scale has nowhere to go. Take it out of exclude, or keep it in BF16."
+            f"It is cast without its scale, and the scale has nowhere to go. Take it out of {key}, or keep it in BF16."
         )
     return [Problem(message=message)] if message else []
 
@@ -200,22 +200,23 @@ def _weight_dtype(
 def module_pattern(lookup: str) -> str:
     r"""An exclude entry that means this module whatever the target's number of layers.
 
-    >>> print(module_pattern("model.fc"), module_pattern("model.layers.61.mlp.down_proj"))
-    model.fc re:.*\.down_proj$
+    >>> print(module_pattern("model.fc"), module_pattern("lm_head"), module_pattern("model.layers.61.mlp.down_proj"))
+    model.fc lm_head re:.*\.down_proj$
     """
-    return lookup if lookup.count(".") == 1 else rf"re:.*\.{lookup.rpartition('.')[2]}$"
+    return lookup if lookup.count(".") <= 1 else rf"re:.*\.{lookup.rpartition('.')[2]}$"
 
 
-def _why_not_excluded(module: str, info: TensorInfo, quantization: QuarkConfig | None, lookup: str) -> str:
-    """Why the exclude list does not keep it, with the entry that was perhaps meant to."""
-    entries = quantization.exclude if quantization else ()
+def _why_not_excluded(module: str, info: TensorInfo, quantization: Quantization | None, lookup: str) -> str:
+    """Why the list of kept modules does not keep it, with the entry that was perhaps meant to."""
+    assert quantization is not None  # or nothing would have been built in FP8
+    key, entries = quantization.kept_key, quantization.kept
     on_disk = info.name.removesuffix(".weight")
     names = {on_disk, on_disk.rpartition(".")[2], module, module.rpartition(".")[2]}
     meant = [entry for entry in entries if any(_would_mean(entry, name) for name in names)]
     rule = "an entry must equal that name or, after 're:', match it from its start"
     if meant:
-        return f"exclude has {meant[0]!r}, which does not match the name {lookup!r} that vLLM asks with: {rule}"
-    return f"no entry of exclude matches the name {lookup!r}: {rule}"
+        return f"{key} has {meant[0]!r}, which does not match the name {lookup!r} that vLLM asks with: {rule}"
+    return f"no entry of {key} matches the name {lookup!r}: {rule}"
 
 
 def _would_mean(entry: str, name: str) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.deploy.agreement import disagreements
 from quark_eagle.deploy.findings import Finding, warnings
+from quark_eagle.deploy.left_open import left_open
 from quark_eagle.deploy.live_findings import in_rows, is_unused, live_findings
 from quark_eagle.deploy.live_load import LiveLoad, live_load
+from quark_eagle.deploy.quantization import quantization_of
 from quark_eagle.deploy.verify import VerifyReport, verify
 from quark_eagle.deploy.vllm_versions import rules_for
 from quark_eagle.progress import SILENT, Progress
@@ -28,6 +30,7 @@ class LiveReport:
         real_target: whether that target was loaded itself.
         findings: of the engine, the checkpoint's content and the rules, errors first.
         unused: parameters that the engine builds, but never fills or never uses.
+        left_open: what this device could not be asked, and why; a pass leaves nothing open.
     """
 
     live: LiveLoad
@@ -36,6 +39,7 @@ class LiveReport:
     real_target: bool
     findings: tuple[Finding, ...]
     unused: frozenset[str]
+    left_open: tuple[str, ...] = ()
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -43,9 +47,14 @@ class LiveReport:
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
     @property
+    def verdict(self) -> Literal["ok", "broken", "inconclusive"]:
+        """Whether the engine runs it as it was meant; inconclusive if nothing is wrong, but not all could be asked."""
+        return "broken" if self.errors else "inconclusive" if self.left_open else "ok"
+
+    @property
     def ok(self) -> bool:
         """Whether the engine runs it as it was meant."""
-        return not self.errors
+        return self.verdict == "ok"
 
     def sources(self, parameter: str) -> tuple[str, ...]:
         """Tensors of the file in a parameter, by its rows."""
@@ -69,7 +78,8 @@ class LiveReport:
             ],
         }
         return document | {
-            "verdict": "ok" if self.ok else "broken",
+            "verdict": self.verdict,
+            "left_open": list(self.left_open),
             "num_errors": len(self.errors),
             "num_warnings": len(self.findings) - len(self.errors),
             "findings": [asdict(finding) for finding in self.findings],
@@ -99,10 +109,11 @@ def verify_live(
         progress: told about the load and about every byte that is read.
 
     Raises:
-        VerificationError: vLLM could not be asked, or the format is not Quark's.
+        VerificationError: vLLM could not be asked, or the rules do not cover the draft's format.
         CheckpointError: checkpoint or source cannot be read.
     """
     checkpoint = Checkpoint.open(directory)
+    quantization_of(checkpoint, rules_for().rules)  # what no rule covers is told before an engine is started
     live = live_load(
         directory,
         target,
@@ -116,7 +127,8 @@ def verify_live(
     told = list(foretold.findings)
     if versioned.note:
         told = [_as_guess(finding, versioned.note) for finding in told]
-    told += live_findings(live, checkpoint, versioned.rules, real_target=real_target)
+    unasked = left_open(live, foretold, versioned.rules)
+    told += live_findings(live, checkpoint, versioned.rules, real_target=real_target and not unasked)
     differing = disagreements(foretold, live, versioned.rules)
     told += warnings(versioned.rules.name, [f"{each}. The engine is right; please report it." for each in differing])
     return LiveReport(
@@ -126,6 +138,7 @@ def verify_live(
         real_target=real_target,
         findings=tuple(sorted(dict.fromkeys(told), key=lambda finding: finding.severity != "error")),
         unused=frozenset(name for name in live.parameters if is_unused(name, versioned.rules)),
+        left_open=unasked,
     )
 
 

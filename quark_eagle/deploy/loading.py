@@ -6,16 +6,17 @@ takes what comes, whatever its dtype. Nothing is read here but headers and confi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from quark_eagle.checkpoint.reader import Checkpoint, TensorInfo
-from quark_eagle.deploy.building import BuiltLinear, answers_for, built_linears
+from quark_eagle.deploy.answers import Answer, Quantization
+from quark_eagle.deploy.building import BuiltLinear, answers_for, built_linears, quantized_head
 from quark_eagle.deploy.engine_config import EngineConfig
 from quark_eagle.deploy.filling import Slot, fill, module_pattern
 from quark_eagle.deploy.findings import FP8, MODEL_DTYPE, Finding, Problem, RuntimeModule, errors, warnings
+from quark_eagle.deploy.kv_cache import CacheScales, dropped, fill_cache
 from quark_eagle.deploy.plain import fill_plain
-from quark_eagle.deploy.quark_config import Answer, QuarkConfig
 from quark_eagle.deploy.rules import EngineRules, Family
 
 Places = Mapping[str, TensorInfo]
@@ -30,26 +31,29 @@ class Loading:
         modules: in the order in which the engine builds them.
         findings: about tensors and config; those about a module are the module's errors.
         scales: FP8 weight on disk → its scale on disk, as far as both are there.
+        activation_scales: on disk: of inputs and of KV caches, as far as a parameter takes them.
     """
 
     modules: tuple[RuntimeModule, ...]
     findings: tuple[Finding, ...]
     scales: Mapping[str, str]
+    activation_scales: frozenset[str] = frozenset()
 
 
 def load(
     checkpoint: Checkpoint,
     config: EngineConfig,
-    quantization: QuarkConfig | None,
+    quantization: Quantization | None,
     rules: EngineRules,
     num_target_layers: int | None,
 ) -> Loading:
     """Walk through the load of a checkpoint whose config the engine can build."""
     family = rules.families[config.family_name]
     places, findings = _places(checkpoint, family, config, rules)
-    linears = list(built_linears(family, config))
+    head = list(quantized_head(family, quantization, places))
+    linears = [*built_linears(family, config), *head]
     answers, notes = answers_for(linears, quantization, places, num_target_layers)
-    findings += warnings("config.json", notes)
+    findings += warnings("config.json", [*notes, *_where_it_fails(answers)])
     modules: list[RuntimeModule] = []
     claimed: set[str] = set()
     scales: dict[str, str] = {}
@@ -58,13 +62,48 @@ def load(
         modules.append(module)
         claimed.update(taken)
         scales |= _scales(built, places)
-    for module, place in fill_plain(family, config, places):
+    for module, place in fill_plain(family, config, places, with_head=not head):
         modules.append(module)
         claimed.add(place)
+    caches = _cache_scales(quantization, config, num_target_layers)
+    if caches is not None and caches.dropped_by is None:
+        for module, taken in fill_cache(config.num_layers, places, caches):
+            modules.append(module)
+            claimed.update(taken)
     names = {module.name for module in modules}
     for place in sorted(places.keys() - claimed):
-        findings += _leftover(place, places[place].name, names, family, quantization is not None, rules)
-    return Loading(modules=tuple(modules), findings=tuple(findings), scales=scales)
+        if caches is not None and (lost := dropped(caches, place)):
+            findings += errors(places[place].name, [lost])
+        else:
+            findings += _leftover(place, places[place].name, names, family, quantization is not None, rules)
+    return Loading(
+        modules=tuple(modules),
+        findings=tuple(findings),
+        scales=scales,
+        activation_scales=frozenset(_activation_scales(modules)),
+    )
+
+
+def _where_it_fails(answers: Iterable[Answer]) -> Iterator[str]:
+    for scheme in {scheme.name: scheme for answer in answers if (scheme := answer.scheme) is not None}.values():
+        for device, reason in scheme.fails_on.items():
+            yield f"asks for {scheme.name}, which vLLM cannot run on {device}: {reason}."
+
+
+def _cache_scales(
+    quantization: Quantization | None, config: EngineConfig, num_target_layers: int | None
+) -> CacheScales | None:
+    """Where the scales of the KV caches lie; None if none are taken, as by the latent cache of an MLA draft."""
+    if quantization is None or "key_value_rank" in config.dimensions:
+        return None
+    return quantization.cache_scales(f"model.layers.{num_target_layers or 1}.self_attn.attn")
+
+
+def _activation_scales(modules: Iterable[RuntimeModule]) -> Iterator[str]:
+    for module in modules:
+        for parameter in module.parameters:
+            if parameter.name.endswith((".input_scale", ".attn.k_scale", ".attn.v_scale")):
+                yield from (name for name in parameter.sources if name is not None)
 
 
 def _places(
@@ -106,7 +145,7 @@ def _linear(
     config: EngineConfig,
     family: Family,
     places: Places,
-    quantization: QuarkConfig | None,
+    quantization: Quantization | None,
     num_target_layers: int | None,
 ) -> tuple[RuntimeModule, tuple[str, ...]]:
     """One linear as it will be filled, and the places it takes its tensors from."""
@@ -161,6 +200,9 @@ def _leftover(
     module = _stacked(place.rpartition(".")[0], family)
     fused = module != place.rpartition(".")[0]
     is_bias = place.endswith(".bias")
+    if quantized and place.endswith(("k_proj.output_scale", "v_proj.output_scale")):
+        taken = "is taken for a part of qkv_proj, which has no such parameter: vLLM stops"
+        return errors(name, [_stop(f"{taken}. Call it self_attn.k_scale or self_attn.v_scale.")])
     if quantized and place.endswith(rules.kv_scales):
         return warnings(name, ["belongs to a quantized KV cache, which is not checked here."])
     if is_bias and family.drops_unknown_bias:

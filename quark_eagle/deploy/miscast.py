@@ -10,9 +10,10 @@ from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.deploy.engine_config import EngineConfig
 from quark_eagle.deploy.findings import FP8
 from quark_eagle.deploy.loading import load
-from quark_eagle.deploy.quark_config import QuarkConfig
+from quark_eagle.deploy.quantization import quantization_of
 from quark_eagle.deploy.rules import EngineRules
 from quark_eagle.deploy.vllm_rules import VLLM_0_32
+from quark_eagle.errors import VerificationError
 
 
 def miscast_weights(
@@ -20,16 +21,17 @@ def miscast_weights(
 ) -> tuple[str, ...]:
     """Names on disk of the high-precision weights that end in an FP8 parameter, whose scale nothing sets.
 
-    Reads headers only. Of a checkpoint that is not quantized in Quark's format, or whose config the engine cannot
+    Reads headers only. Of a checkpoint whose quantization the rules do not cover, or whose config the engine cannot
     build, it says nothing: that is for `quark_eagle.deploy.verify` to report.
     """
-    raw = checkpoint.quantization_config
-    if raw is None or str(raw.get("quant_method") or "").lower() != "quark":
-        return ()
     config = EngineConfig.of(checkpoint.config, rules)
-    if config.problems:
+    try:
+        quantization = quantization_of(checkpoint, rules)
+    except VerificationError:
         return ()
-    modules = load(checkpoint, config, QuarkConfig.of(raw, rules), rules, num_target_layers).modules
+    if quantization is None or config.problems:
+        return ()
+    modules = load(checkpoint, config, quantization, rules, num_target_layers).modules
     return tuple(
         name
         for module in modules

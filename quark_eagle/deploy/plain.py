@@ -26,10 +26,19 @@ class _Plain:
 
 
 def fill_plain(
-    family: Family, config: EngineConfig, places: Mapping[str, TensorInfo]
+    family: Family, config: EngineConfig, places: Mapping[str, TensorInfo], *, with_head: bool = True
 ) -> Iterator[tuple[RuntimeModule, str]]:
-    """Each of them as it will be filled, with the place that it takes its tensor from."""
+    """Each of them as it will be filled, with the place that it takes its tensor from.
+
+    Args:
+        family: the module table.
+        config: of the draft.
+        places: tensors by runtime name before stacking.
+        with_head: whether the head is one of them; it is not where it is quantized after all.
+    """
     for plain in (*_norms(family, config), *_tables(config)):
+        if plain.name == HEAD and not with_head:
+            continue
         info = places.get(plain.place)
         dtype = "I64" if plain.name == VOCABULARY_MAP else MODEL_DTYPE
         parameter = Parameter(name=plain.place, dtype=dtype, shape=plain.shape, sources=(info.name if info else None,))

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
+from quark_eagle.deploy.answers import Answer, matches, pattern_problem
+from quark_eagle.deploy.findings import MODEL_DTYPE
+from quark_eagle.deploy.kv_cache import CacheConfig, CacheScales
 from quark_eagle.deploy.rules import EngineRules, Scheme
 
-_WHAT_IS_KNOWN = "per-channel weights with per-token activations (ptpc_fp8) are what quark-eagle writes"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What one module is told.
-
-    Attributes:
-        scheme: how it is quantized; None if it stays in high precision.
-        reason: the entry that decided, in words.
-        problem: why the engine stops instead; empty if it does not.
-    """
-
-    scheme: Scheme | None
-    reason: str
-    problem: str = ""
+_WHAT_IS_KNOWN = "ptpc_fp8, fp8 and fp8_channel_static are what quark-eagle writes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +21,14 @@ class QuarkConfig:
 
     Attributes:
         exclude: entries, as written.
-        layer_configs: ``layer_quant_config``, as written.
+        cache: what it says of a KV cache, and ``layer_quant_config`` apart from that.
         global_config: ``global_quant_config``.
         problems: what is missing or of the wrong type, as sentences.
         rules: of the engine.
     """
 
     exclude: tuple[str, ...]
-    layer_configs: Mapping[str, Any]
+    cache: CacheConfig
     global_config: Mapping[str, Any]
     problems: tuple[str, ...]
     rules: EngineRules
@@ -61,13 +48,49 @@ class QuarkConfig:
                 )
         exclude = quantization.get("exclude")
         entries = tuple(str(entry) for entry in exclude) if isinstance(exclude, list) else ()
-        problems += [problem for entry in entries if (problem := _pattern_problem(entry))]
+        problems += [problem for entry in entries if (problem := pattern_problem("exclude", entry))]
+        group = _mapping(quantization.get("export")).get("kv_cache_group")
+        cache = CacheConfig.of(
+            _mapping(quantization.get("layer_quant_config")), group if isinstance(group, list) else ()
+        )
+        problems += cache.problems
         return cls(
             exclude=entries,
-            layer_configs=_mapping(quantization.get("layer_quant_config")),
+            cache=cache,
             global_config=_mapping(quantization.get("global_quant_config")),
             problems=tuple(problems),
             rules=rules,
+        )
+
+    @property
+    def kept_key(self) -> str:
+        """``exclude``."""
+        return "exclude"
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The entries of ``exclude``."""
+        return self.exclude
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing of it needs to be known beyond what its modules are told."""
+        return ()
+
+    @property
+    def means_head(self) -> bool:
+        """Never: only a LinearBase is given a scheme (quark.py, `get_quant_method_target`)."""
+        return False
+
+    def cache_scales(self, lookup: str) -> CacheScales:
+        """Those of the attention; an excluded one drops them."""
+        return CacheScales(
+            declared=self.cache.declared,
+            declared_by="export.kv_cache_group",
+            tensors={"k_scale": "k_scale", "v_scale": "v_scale"},
+            shape=(),
+            dtype=MODEL_DTYPE,
+            dropped_by=self.excluded_by(lookup),
         )
 
     def excluded_by(self, lookup: str) -> str | None:
@@ -79,7 +102,7 @@ class QuarkConfig:
         entry = self.excluded_by(lookup)
         if entry is not None:
             return Answer(scheme=None, reason=f"excluded by {entry!r}")
-        for pattern, config in self.layer_configs.items():
+        for pattern, config in self.cache.layer_configs.items():
             # quark.py, get_layer_quant_config_from_name: without a star the lookup is searched in the key.
             if fnmatch(lookup, pattern) if "*" in pattern else lookup in pattern:
                 return self._scheme(_mapping(config), f"layer_quant_config {pattern!r}")
@@ -125,16 +148,6 @@ class QuarkConfig:
         )
 
 
-def matches(entry: str, lookup: str) -> bool:
-    """Whether an exclude entry means this module: equal or, after ``re:``, an expression matching from its start."""
-    if not entry.startswith("re:"):
-        return entry == lookup
-    try:
-        return re.match(entry[3:], lookup) is not None
-    except re.error:
-        return False
-
-
 def _fits(scheme: Scheme, weight: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
     if weight.get("is_dynamic") or weight.get("qscheme") != scheme.weight:
         return False
@@ -152,16 +165,6 @@ def _fits(scheme: Scheme, weight: Mapping[str, Any], inputs: Mapping[str, Any]) 
     return (inputs.get("qscheme") == "per_channel") == (scheme.input == "per_channel") and (
         scheme.dynamic or inputs.get("qscheme") == "per_tensor"
     )
-
-
-def _pattern_problem(entry: str) -> str:
-    if not entry.startswith("re:"):
-        return ""
-    try:
-        re.compile(entry[3:])
-    except re.error as error:
-        return f"quantization_config.exclude has {entry!r}, no regular expression ({error}): vLLM stops. Repair it."
-    return ""
 
 
 def _single(spec: Any) -> Mapping[str, Any]:

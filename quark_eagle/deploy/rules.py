@@ -37,6 +37,7 @@ class Linear:
         bias: config flags any of which gives it a bias; none if it never has one.
         when: name of the fact that must hold for it to be built; always if empty.
         high_precision: why it may not be quantized; it may if empty.
+        below: what stands before its name where it is no part of a decoder layer.
         cut: what tensor parallelism divides. The loader takes as much of it as it needs, also on one device: a matrix
             that is too long there is cut short without a word. None: the shape must be the very one.
     """
@@ -49,6 +50,7 @@ class Linear:
     bias: tuple[str, ...] = ()
     when: str = ""
     high_precision: str = ""
+    below: str = "model."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,7 @@ class Family:
         stacked: where a name on disk is a part of a fused module (the file's ``orig_to_new_stacked``).
         aux_count: config keys that give the number of aux hidden states, first found wins; a list counts by its length.
         skipped: parts of names that are skipped without a word unless the fact they belong to holds.
+        passes_config_to_head: whether the LM head gets ``quantization_config`` at all.
         drops_unknown: whether a tensor that no parameter takes is dropped without a word; otherwise loading stops.
         drops_unknown_bias: the same of a bias.
         unread: config flags that it does not know although the draft's result depends on them → what it does instead.
@@ -92,6 +95,7 @@ class Family:
     stacked: Mapping[str, str]
     aux_count: tuple[str, ...]
     skipped: Mapping[str, str]
+    passes_config_to_head: bool = True
     drops_unknown: bool = False
     drops_unknown_bias: bool = True
     unread: Mapping[str, str] = field(default_factory=dict)
@@ -106,12 +110,16 @@ class Scheme:
         weight: granularity of the weight's scale.
         input: granularity of the activation's scale.
         dynamic: whether that is computed while serving; a static one is a tensor, ``input_scale``.
+        fails_on: kinds of devices on which it loads and cannot run, each with the reason.
+        scale_axes: of a scale per channel on disk: [out] has one (Quark), [out, 1] two (compressed-tensors).
     """
 
     name: str
     weight: str
     input: str
     dynamic: bool
+    fails_on: Mapping[str, str] = field(default_factory=dict)
+    scale_axes: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +142,8 @@ class EngineRules:
         harmless: parts of names that are skipped without loss.
         kv_scales: endings of scales of the KV cache, which belong to no linear.
         left_alone: expressions for parameters that it builds, but never fills or never uses.
+        needs_target: whether it stops on a module that no target of a compressed-tensors config means.
+        asks_for_head: whether the LM head asks a compressed-tensors config for its scheme.
         maps_every_vocabulary: whether it builds the map of the draft's vocabulary where that is the target's, too.
     """
 
@@ -152,4 +162,6 @@ class EngineRules:
     kv_scales: tuple[str, ...]
     left_alone: tuple[str, ...]
     takes_lists: bool = True
+    needs_target: bool = False
+    asks_for_head: bool = True
     maps_every_vocabulary: bool = False

@@ -21,6 +21,11 @@ _NOT_FINITE = {
 }
 
 
+_SCALES = ("weight_scale", "input_scale", "output_scale", "k_scale", "v_scale")
+_NEVER_FILLED = -3.4028234663852886e38
+"""What vLLM gives every scale to begin with (``quark_w8a8_fp8.py``, `create_weights`): the lowest float32."""
+
+
 def check_values(checkpoint: Checkpoint, progress: Progress = SILENT) -> list[Finding]:
     """Findings about values that no engine can use: NaN, infinity, a scale that is not positive."""
     found: list[Finding] = []
@@ -37,7 +42,7 @@ def check_values(checkpoint: Checkpoint, progress: Progress = SILENT) -> list[Fi
             if bad:
                 share = f"{bad} of {info.num_elements} numbers"
                 found += errors(info.name, [f"{share} {kind}, and one spoils every output. Quantize again."], "content")
-            elif info.name.endswith(("weight_scale", "input_scale")) and info.num_elements:
+            elif info.name.endswith(_SCALES) and info.num_elements:
                 found += _check_scale(checkpoint, info)
     return found
 
@@ -89,7 +94,8 @@ def _check_scale(checkpoint: Checkpoint, info: TensorInfo) -> list[Finding]:
     smallest = float(values_of(info, checkpoint.read_bytes(info)).float().min())
     if smallest > 0:
         return []
-    problem = f"its smallest scale is {smallest:g}, but a scale multiplies and must be positive."
+    begun = ", the number that an engine begins with: none was ever written," if smallest == _NEVER_FILLED else ""
+    problem = f"its smallest scale is {smallest:g}{begun} but a scale multiplies and must be positive."
     return errors(info.name, [problem], "content")
 
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from quark_eagle.checkpoint.reader import Checkpoint, TensorInfo
 from quark_eagle.deploy.against_source import compare_configs, compare_tensors
+from quark_eagle.deploy.answers import Quantization
 from quark_eagle.deploy.engine_config import EngineConfig
 from quark_eagle.deploy.findings import FP8, HIGH_PRECISION, Finding, Problem, RuntimeModule, errors, warnings
 from quark_eagle.deploy.loading import Loading, load
-from quark_eagle.deploy.quark_config import QuarkConfig
-from quark_eagle.deploy.rules import EngineRules
+from quark_eagle.deploy.quantization import quantization_of
+from quark_eagle.deploy.recorded_scales import check_recorded_scales
+from quark_eagle.deploy.shared_scales import check_shared_scales
 from quark_eagle.deploy.values import check_values, check_vocabulary_map
 from quark_eagle.deploy.vllm_versions import rules_for
-from quark_eagle.errors import UsageError, VerificationError
+from quark_eagle.errors import UsageError
 from quark_eagle.progress import SILENT, Progress
 
 SCHEMA_VERSION = 1
@@ -63,6 +65,11 @@ class VerifyReport:
         return tuple(finding for finding in self.findings if finding.severity == "warning")
 
     @property
+    def verdict(self) -> Literal["ok", "broken"]:
+        """In one word."""
+        return "ok" if self.ok else "broken"
+
+    @property
     def ok(self) -> bool:
         """Whether the engine will run it as it was meant, as far as this reader can tell."""
         return not self.errors
@@ -76,7 +83,7 @@ class VerifyReport:
         """The report as one JSON object."""
         return {
             "schema_version": SCHEMA_VERSION,
-            "verdict": "ok" if self.ok else "broken",
+            "verdict": self.verdict,
             "directory": str(self.directory),
             "engine": self.engine,
             "engine_version": self.engine_version,
@@ -123,8 +130,8 @@ def verify(
     config = EngineConfig.of(checkpoint.config, rules)
     findings = warnings(f"vLLM {versioned.version}", [versioned.note] if versioned.note else [])
     findings += errors("config.json", (*config.problems, *config.unread))
-    quantization, problems = _quantization(checkpoint, rules)
-    findings += errors("config.json", problems)
+    quantization = quantization_of(checkpoint, rules)
+    findings += _about_quantization(checkpoint, quantization)
     loading = Loading(modules=(), findings=(), scales={})
     if not config.problems:
         loading = load(checkpoint, config, quantization, rules, num_target_layers)
@@ -132,10 +139,19 @@ def verify(
         findings += _about_modules(loading, checkpoint, config.stored_dtype)
         findings += check_vocabulary_map(checkpoint, config.dimensions["vocabulary"])
         findings += _about_t2d(checkpoint, config.dimensions["vocabulary"])
+    findings += check_shared_scales(checkpoint, loading.modules)
+    findings += check_recorded_scales(checkpoint, loading.modules)
     findings += check_values(checkpoint, progress)
     if original is not None:
         findings += compare_configs(checkpoint.config, original.config)
-        findings += compare_tensors(checkpoint, original, loading.scales, progress)
+        findings += compare_tensors(
+            checkpoint,
+            original,
+            loading.scales,
+            progress,
+            activations=loading.activation_scales,
+            fused=[_weights(module) for module in loading.modules],
+        )
     modules = tuple(_with_findings(module, findings) for module in loading.modules)
     return VerifyReport(
         directory=checkpoint.directory,
@@ -150,27 +166,13 @@ def verify(
     )
 
 
-def _quantization(checkpoint: Checkpoint, rules: EngineRules) -> tuple[QuarkConfig | None, list[Problem]]:
-    """The quantization config as the engine reads it; what is wrong with it."""
-    raw = checkpoint.quantization_config
-    if raw is None:
-        if (checkpoint.directory / "hf_quant_config.json").is_file():
-            raise VerificationError(
-                f"{checkpoint.directory}/hf_quant_config.json: is what vLLM reads where config.json has no "
-                "quantization_config, but only Quark's format is known here. Nothing can be said about this checkpoint."
-            )
-        return None, []
-    method = str(raw.get("quant_method") or "").lower()
-    if not method:
-        unquantized = "quantization_config has no quant_method, so vLLM takes the draft for unquantized. Write 'quark'."
-        return None, [Problem(message=unquantized)]
-    if method != "quark":
-        raise VerificationError(
-            f"{checkpoint.directory}/config.json: its quant_method is {method!r}, but only 'quark' is known here. "
-            "Nothing can be said about this checkpoint. Quantize the BF16 draft with `quark-eagle quantize`."
-        )
-    quantization = QuarkConfig.of(raw, rules)
-    return quantization, [Problem(message=problem, stops=True) for problem in quantization.problems]
+def _about_quantization(checkpoint: Checkpoint, quantization: Quantization | None) -> list[Finding]:
+    """What is wrong with ``quantization_config`` before any module asks, and what should be known of it."""
+    if quantization is None:
+        unquantized = "quantization_config has no quant_method, so vLLM takes the draft for unquantized. Write it."
+        return errors("config.json", [unquantized] if checkpoint.quantization_config is not None else [])
+    stops = [Problem(message=problem, stops=True) for problem in quantization.problems]
+    return errors("config.json", stops) + warnings("config.json", quantization.notes)
 
 
 def _about_modules(loading: Loading, checkpoint: Checkpoint, stored_dtype: str) -> list[Finding]:
@@ -206,6 +208,11 @@ def _about_t2d(checkpoint: Checkpoint, vocabulary: int) -> list[Finding]:
     return errors(
         "t2d", [f"has shape {list(info.shape)}, but config.json says vocab_size {vocabulary}. Repair either."]
     )
+
+
+def _weights(module: RuntimeModule) -> list[str]:
+    """Names on disk of what fills a module's weight."""
+    return [name for name in module.sources if name.endswith(".weight")]
 
 
 def _with_findings(module: RuntimeModule, findings: list[Finding]) -> RuntimeModule:

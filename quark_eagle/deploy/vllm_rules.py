@@ -191,6 +191,18 @@ DEEPSEEK_MLA = Family(
     stacked=_STACKED_MLA,
     aux_count=("num_aux_hidden_states", _NESTED_AUX_IDS),
     skipped=MappingProxyType({}),
+    passes_config_to_head=False,
+)
+
+# Static inputs are quantized by an operator that the CPU build lacks (_custom_ops.py, scaled_fp8_quant).
+_NO_STATIC_INPUTS_ON_CPU = MappingProxyType({"CPU": "its build has no static_scaled_fp8_quant"})
+# kernels/linear: of ROCm's kernels only ChannelWiseTorchFP8ScaledMMLinearKernel takes the pair (`can_implement` of the
+# others), and its `apply_scaled_mm` narrows the input's scale to one row per token, where a static one has no rows.
+_NO_STATIC_INPUTS_BESIDE_CHANNELS = MappingProxyType(
+    {
+        **_NO_STATIC_INPUTS_ON_CPU,
+        "ROCm": "no kernel multiplies one input scale by one per channel, and the first forward pass stops",
+    }
 )
 
 VLLM_0_32 = EngineRules(
@@ -237,9 +249,15 @@ VLLM_0_32 = EngineRules(
     schemes=(
         Scheme(name="ptpc_fp8", weight="per_channel", input="per_channel", dynamic=True),
         Scheme(name="fp8, dynamic", weight="per_tensor", input="per_tensor", dynamic=True),
-        Scheme(name="fp8", weight="per_tensor", input="per_tensor", dynamic=False),
+        Scheme(name="fp8", weight="per_tensor", input="per_tensor", dynamic=False, fails_on=_NO_STATIC_INPUTS_ON_CPU),
         Scheme(name="fp8, per-channel weight, dynamic", weight="per_channel", input="per_tensor", dynamic=True),
-        Scheme(name="fp8, per-channel weight", weight="per_channel", input="per_tensor", dynamic=False),
+        Scheme(
+            name="fp8_channel_static",
+            weight="per_channel",
+            input="per_tensor",
+            dynamic=False,
+            fails_on=_NO_STATIC_INPUTS_BESIDE_CHANNELS,
+        ),
         Scheme(name="fp8, per-tensor weight, per token", weight="per_tensor", input="per_channel", dynamic=True),
         Scheme(name="fp8, blocks of 128 × 128", weight="per_block", input="per_group", dynamic=True),
     ),
@@ -247,9 +265,13 @@ VLLM_0_32 = EngineRules(
     # models/utils.py: AutoWeightsLoader.REMOVE_UNUSED_ROTARY_EMBEDS_MAPPER
     harmless=("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "rotary_pos_emb.inv_freq"),
     # layers/quantization/base_config.py: _ignore_unexpected_suffixes and get_cache_scale_mapper
-    kv_scales=(".q_scale", ".k_scale", ".v_scale", ".kv_scale", ".output_scale", ".prob_output_scale"),
+    kv_scales=(
+        *(".q_scale", ".k_scale", ".v_scale", ".kv_scale", ".output_scale", ".prob_output_scale"),
+        *(".q_zero_point", ".k_zero_point", ".v_zero_point"),
+    ),
     left_alone=(
         r".*\.attn\.(q|k|v|prob)_scale",  # of a KV cache in FP8; layers/quantization/kv_cache.py sets them to 1
+        r".*\.attn\.(q|k|v)_zero_point",  # compressed_tensors.py, CompressedTensorsKVCacheMethod: never used
         r"model\.layers\.[1-9]\d*\.hidden_norm\.weight",  # built in every layer, used in the first
     ),
 )

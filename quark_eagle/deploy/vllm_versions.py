@@ -260,6 +260,20 @@ DIFFERENCES = (
         change=_without_p_eagle,
     ),
     Difference(
+        before="0.21",
+        source="layers/quantization/compressed_tensors/utils.py",
+        says="A module that no target of a compressed-tensors config means stops the load (ValueError); later it is "
+        "left in high precision.",
+        change=lambda rules: replace(rules, needs_target=True),
+    ),
+    Difference(
+        before="0.20",
+        source="layers/quantization/compressed_tensors/compressed_tensors.py",
+        says="The LM head does not ask a compressed-tensors config: it stays in high precision, whatever a target "
+        "says.",
+        change=lambda rules: replace(rules, asks_for_head=False),
+    ),
+    Difference(
         before="0.20",
         source="models/registry.py",
         says="There is no class Eagle3MiniMaxM2ForCausalLM.",

@@ -5,9 +5,9 @@ vLLM stores ``x / scale``, cut off at ±448, and reads ``q * scale`` in the quer
 ``triton_unified_attention.py``, `_cast_kv_tile`, for the other. Keys are stored after RoPE. What some attention kernels
 do beside it, quantizing queries and probabilities too (FlashAttention 3, AITER), is not emulated.
 
-The scales are those of the checkpoint: ``….k_proj.output_scale`` and ``….v_proj.output_scale`` (Quark), ``….k_scale``
-and ``….v_scale`` (compressed-tensors). Where it has none, vLLM takes 1 (``layers/quantization/kv_cache.py``, `process_weights_after_loading`): values above 448 are cut off, and those
-below 2**-10 vanish.
+The scales are those of the checkpoint, ``self_attn.k_scale`` and ``self_attn.v_scale``. Where it has none, vLLM takes 1
+(``layers/quantization/kv_cache.py``, `process_weights_after_loading`): values above 448 are cut off, and those below
+2**-10 vanish.
 """
 
 from __future__ import annotations
@@ -53,21 +53,16 @@ def store_in(draft: Eagle3Draft, dtype: KvCacheDtype) -> None:
 def has_cache_scales(draft: Eagle3Draft) -> bool:
     """Whether the checkpoint has scales of its own for an FP8 cache, for every layer."""
     layers = range(draft.geometry.num_layers)
-    names = [names for layer in layers for names in _scale_names(layer).values()]
-    return all(any(name in draft.weights for name in either) for either in names)
+    return all(name in draft.weights for layer in layers for name in _scale_names(layer).values())
 
 
 def _fp8_caches(draft: Eagle3Draft) -> Iterator[tuple[str, Fp8Cache]]:
     for layer in range(draft.geometry.num_layers):
-        for kind, names in _scale_names(layer).items():
-            found = (draft.weights[name] for name in names if name in draft.weights)
-            scale = next(found, torch.ones((), device=draft.device))
-            yield f"layers.{layer}.self_attn.{kind}", Fp8Cache(scale.float().reshape(()))
+        for kind, name in _scale_names(layer).items():
+            scale = draft.weights.get(name, torch.ones((), device=draft.device))
+            as_loaded = scale.reshape(()).to(draft.dtype).float()  # vLLM's parameter has the model's dtype
+            yield f"layers.{layer}.self_attn.{kind}", Fp8Cache(as_loaded)
 
 
-def _scale_names(layer: int) -> dict[str, tuple[str, ...]]:
-    part = f"layers.{layer}.self_attn"
-    return {
-        "keys": (f"{part}.k_proj.output_scale", f"{part}.k_scale"),
-        "values": (f"{part}.v_proj.output_scale", f"{part}.v_scale"),
-    }
+def _scale_names(layer: int) -> dict[str, str]:
+    return {"keys": f"layers.{layer}.self_attn.k_scale", "values": f"layers.{layer}.self_attn.v_scale"}

@@ -38,21 +38,18 @@ class Format(str, Enum):
         return (out_features,) if self is Format.QUARK else (out_features, 1)
 
     def cache_scale_name(self, projection: str) -> str:
-        """The scale of the keys, or the values, in the KV cache.
+        """The scale of the keys, or the values, in the KV cache, in either format a part of the attention.
 
-        Quark takes them for the output of ``k_proj`` and ``v_proj``, compressed-tensors for a part of the attention.
-        vLLM takes both names to ``attn.k_scale`` and ``attn.v_scale`` (``quark.py``, ``base_config.py``:
-        `get_cache_scale_mapper`).
+        All of vLLM 0.19 to 0.32 take these to ``attn.k_scale`` and ``attn.v_scale`` (``weight_utils.py``,
+        `maybe_remap_kv_scale_name`, and since 0.25 ``base_config.py``, `get_cache_scale_mapper`). Quark writes them so
+        in its ``fp8`` mode. In its own it calls them ``k_proj.output_scale`` and ``v_proj.output_scale``, at which vLLM
+        0.32 stops (seen on a Llama draft): its loader makes ``qkv_proj`` of ``k_proj`` before it looks for them.
 
         Args:
             projection: name on disk of the module that makes them.
 
         >>> Format.QUARK.cache_scale_name("midlayer.self_attn.k_proj")
-        'midlayer.self_attn.k_proj.output_scale'
-        >>> Format.COMPRESSED_TENSORS.cache_scale_name("midlayer.self_attn.k_proj")
         'midlayer.self_attn.k_scale'
         """
-        if self is Format.QUARK:
-            return f"{projection}.output_scale"
         attention, _, part = projection.rpartition(".")
         return f"{attention}.{part.removesuffix('_proj')}_scale"

@@ -15,14 +15,18 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quark_eagle.quantize.scheme import Scheme
+from quark_eagle.quantize.compressed_tensors import compressed_tensors_config
+from quark_eagle.quantize.format import Format
+from quark_eagle.quantize.plan import QuantPlan
+from quark_eagle.quantize.scheme import Granularity, Scheme
+from quark_eagle.quantize.shared_scale import merge_groups
 
 KEY = "quantization_config"
 
-# What both tensors of a layer have in common (quark 0.13, QTensorConfig.to_dict).
+# What all tensors of a layer have in common (quark 0.13, QTensorConfig.to_dict).
 _FP8_TENSOR: Mapping[str, Any] = {
     "dtype": "fp8_e4m3",
-    "qscheme": "per_channel",
+    "is_dynamic": False,
     "group_size": None,
     "block_size": None,
     "symmetric": True,
@@ -32,50 +36,90 @@ _FP8_TENSOR: Mapping[str, Any] = {
     "scale_format": None,
     "scale_calculation_mode": None,
     "mx_element_dtype": None,
-    "observer_cls": "PerChannelMinMaxObserver",
     "is_scale_quant": False,
     "enable_buffer_reuse": False,
     "max_input_numel": 4194304,
 }
+_PER_CHANNEL: Mapping[str, Any] = {
+    **_FP8_TENSOR,
+    "qscheme": "per_channel",
+    "ch_axis": 0,
+    "observer_cls": "PerChannelMinMaxObserver",
+}
+# ch_axis 1 of an activation [tokens, features] is how Quark says "one scale per token".
+_PER_TOKEN: Mapping[str, Any] = {**_PER_CHANNEL, "ch_axis": 1, "is_dynamic": True}
+_PER_TENSOR: Mapping[str, Any] = {
+    **_FP8_TENSOR,
+    "qscheme": "per_tensor",
+    "ch_axis": None,
+    "observer_cls": "PerTensorMinMaxObserver",
+}
+_CACHED: Mapping[str, Any] = {**_PER_TENSOR, "scale_type": None}  # as Quark's template leaves it
+_SPECS: Mapping[Granularity, Mapping[str, Any]] = {
+    "per_tensor": _PER_TENSOR,
+    "per_channel": _PER_CHANNEL,
+    "per_token": _PER_TOKEN,
+}
 
-_LAYERS: Mapping[Scheme, Mapping[str, Any]] = {
-    Scheme.PTPC_FP8: {
-        # ch_axis 1 of an activation [tokens, features] is how Quark says "one scale per token".
-        "input_tensors": {**_FP8_TENSOR, "is_dynamic": True, "ch_axis": 1},
+KV_CACHE_GROUP = ("*k_proj", "*v_proj")
+"""Quark's template for Llama; it quantizes a KV cache as the output of these."""
+
+
+def quantization_config(
+    scheme: Scheme,
+    exclude: Sequence[str],
+    *,
+    weight_merge_groups: Sequence[Sequence[str]] = (),
+    kv_cache: bool = False,
+) -> dict[str, Any]:
+    """The ``quantization_config`` of a scheme with an exclude list, as Quark 0.13 spells it.
+
+    Args:
+        scheme: of the quantized layers.
+        exclude: what is kept, in every spelling.
+        weight_merge_groups: modules whose weights were given one scale; none if each has its own.
+        kv_cache: whether scales of an FP8 KV cache are in the file.
+    """
+    layer = {
+        "input_tensors": dict(_SPECS[scheme.activation]),
         "output_tensors": None,
-        "weight": {**_FP8_TENSOR, "is_dynamic": False, "ch_axis": 0},
+        "weight": dict(_SPECS[scheme.weight]),
         "bias": None,
         "target_device": None,
-    },
-}
-
-_EXPORT: Mapping[str, Any] = {
-    "kv_cache_group": [],
-    "min_kv_scale": 0.0,
-    "pack_method": "reorder",
-    "weight_format": "real_quantized",
-    "weight_merge_groups": None,
-}
-
-
-def quantization_config(scheme: Scheme, exclude: Sequence[str]) -> dict[str, Any]:
-    """The ``quantization_config`` of a scheme with an exclude list, as Quark 0.13 spells it."""
-    return {
-        "global_quant_config": copy.deepcopy(dict(_LAYERS[scheme])),
-        "exclude": list(exclude),
-        "algo_config": None,
-        "softmax_quant_spec": None,
-        "quant_method": "quark",
-        "layer_type_quant_config": {},
-        "layer_quant_config": {},
-        "kv_cache_quant_config": {},
-        "kv_cache_post_rope": False,
-        "quant_mode": "eager_mode",
-        "version": "0.13",
-        "export": copy.deepcopy(dict(_EXPORT)),
     }
+    # vLLM takes `*v_proj` for its qkv_proj as well, and drops the output that it finds there for the cache's.
+    cached = {name: {**layer, "output_tensors": _CACHED} for name in KV_CACHE_GROUP} if kv_cache else {}
+    return copy.deepcopy(
+        {
+            "global_quant_config": layer,
+            "exclude": list(exclude),
+            "algo_config": None,
+            "softmax_quant_spec": None,
+            "quant_method": "quark",
+            "layer_type_quant_config": {},
+            "layer_quant_config": cached,
+            "kv_cache_quant_config": cached,
+            # True would be scales of a cache object, under names that vLLM does not know. These are of the linears.
+            "kv_cache_post_rope": False,
+            "quant_mode": "eager_mode",
+            "version": "0.13",
+            "export": {
+                "kv_cache_group": list(cached),
+                "min_kv_scale": 0.0,
+                "pack_method": "reorder",
+                "weight_format": "real_quantized",
+                "weight_merge_groups": [list(group) for group in weight_merge_groups] or None,
+            },
+        }
+    )
 
 
-def quantized_config(config: Mapping[str, Any], scheme: Scheme, exclude: Sequence[str]) -> dict[str, Any]:
+def quantized_config(config: Mapping[str, Any], plan: QuantPlan, *, kv_cache: bool = False) -> dict[str, Any]:
     """A draft's config.json with ``quantization_config`` added at its end; every other field as it was."""
-    return {**config, KEY: quantization_config(scheme, exclude)}
+    if plan.format is Format.COMPRESSED_TENSORS:
+        return {**config, KEY: compressed_tensors_config(plan, kv_cache=kv_cache)}
+    merged = merge_groups(plan) if plan.scheme.weight == "per_tensor" else ()
+    return {
+        **config,
+        KEY: quantization_config(plan.scheme, plan.exclude, weight_merge_groups=merged, kv_cache=kv_cache),
+    }

@@ -10,6 +10,7 @@ from typing import Any
 
 from quark_eagle import __version__
 from quark_eagle.checkpoint.manifest import Manifest
+from quark_eagle.quantize.activation_scales import ActivationScales
 from quark_eagle.quantize.carried import Companions
 from quark_eagle.quantize.plan import QuantPlan
 from quark_eagle.quantize.quark_backend import quark_version
@@ -22,6 +23,7 @@ class QuantizeResult:
     """What was written, from what, and how long it took.
 
     Attributes:
+        activation_scales: that were written; None if the scheme needs none and none were given.
         input, output: every file with size and sha256; the output without ``quark_eagle.json``.
         tensors_before_bytes, tensors_after_bytes: of all tensors together.
         companions: the files beside the weights.
@@ -30,6 +32,7 @@ class QuantizeResult:
     """
 
     plan: QuantPlan
+    activation_scales: ActivationScales | None
     input: Manifest
     output: Manifest
     tensors_before_bytes: int
@@ -43,6 +46,7 @@ class QuantizeResult:
         return {
             "schema_version": SCHEMA_VERSION,
             "plan": self.plan.to_json(),
+            "activation_scales": None if self.activation_scales is None else self.activation_scales.to_json(),
             "tensors_before_bytes": self.tensors_before_bytes,
             "tensors_after_bytes": self.tensors_after_bytes,
             "input": self.input.to_json(),

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from quark_eagle.checkpoint.reader import TensorInfo
 from quark_eagle.errors import UsageError
 
 Granularity = Literal["per_tensor", "per_channel", "per_token"]
@@ -76,6 +77,21 @@ class Scheme(str, Enum):
             known = ", ".join(scheme.value for scheme in cls)
             why = REFUSED.get(name, "is not known")
             raise UsageError(f"--scheme {name}: {why}. What engines run for an Eagle3 draft: {known}.") from None
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, TensorInfo]) -> Scheme | None:
+        """The scheme whose scales lie beside the weights of a checkpoint; None if it is none of these.
+
+        Args:
+            tensors: of the checkpoint, by name.
+        """
+        scales = [info.shape for name, info in tensors.items() if name.endswith(".weight_scale")]
+        is_static = any(name.endswith(".input_scale") for name in tensors)
+        if not scales or any(len(shape) > 1 and shape[1] > 1 for shape in scales):
+            return None
+        if all(shape in ((), (1,)) for shape in scales):
+            return cls.FP8 if is_static else None
+        return cls.FP8_CHANNEL_STATIC if is_static else cls.PTPC_FP8
 
     @property
     def weight(self) -> Granularity:

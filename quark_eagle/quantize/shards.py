@@ -1,14 +1,15 @@
-"""What the output shards hold: the input's tensors in the input's files, and a scale beside each quantized weight."""
+"""What the output shards hold: the input's tensors in the input's files, and scales beside each quantized weight."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from quark_eagle.checkpoint.header import DTYPE_BITS
 from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.checkpoint.shard_writer import aligned
 from quark_eagle.checkpoint.writer import TensorSpec
+from quark_eagle.quantize.exclude import module_of
 from quark_eagle.quantize.plan import QuantPlan
 
 
@@ -21,23 +22,46 @@ def scale_name(tensor: str) -> str:
     return f"{tensor}_scale"
 
 
-def output_specs(checkpoint: Checkpoint, plan: QuantPlan, shard: str) -> list[TensorSpec]:
+def output_specs(
+    checkpoint: Checkpoint, plan: QuantPlan, shard: str, activations: Collection[str] = ()
+) -> list[TensorSpec]:
     """The tensors of one output shard in the order of their data: kept, then payloads, then scales.
 
     In that order a shard is hashed as it is written, and what is kept is written before Quark is there. Where a tensor
     would not begin at a multiple of its element's size (after a matrix of odd size, say), the order is that of the
     safetensors library instead, and the shard is read once more to be hashed.
+
+    Args:
+        checkpoint: the input.
+        plan: made for it.
+        shard: one of its files.
+        activations: names of all scales of activations, each of which goes where its module's weight is.
     """
     infos = [info for info in checkpoint.tensors.values() if info.shard == shard]
     quantized = frozenset(plan.quantized)
     weights = [info for info in infos if info.name in quantized]
     kept = aligned(TensorSpec(name=i.name, dtype=i.dtype, shape=i.shape) for i in infos if i.name not in quantized)
     payloads = [TensorSpec(name=i.name, dtype=plan.scheme.weight_dtype, shape=i.shape) for i in weights]
-    scales = [TensorSpec(name=scale_name(i.name), dtype=plan.scheme.scale_dtype, shape=i.shape[:1]) for i in weights]
+    shapes = {scale_name(i.name): plan.format.weight_scale_shape(plan.scheme.weight, i.shape[0]) for i in weights}
+    scales = [TensorSpec(name=name, dtype=plan.scheme.scale_dtype, shape=shape) for name, shape in shapes.items()]
+    scales += [
+        TensorSpec(name=name, dtype=plan.scheme.scale_dtype, shape=plan.format.shape_of_one)
+        for name in scales_beside((info.name for info in infos), activations)
+    ]
     # A t2d of odd length would push everything after it to odd places: single bytes go last.
     wide = [spec for spec in kept if DTYPE_BITS[spec.dtype] > 8]
     specs = [*wide, *payloads, *scales, *(spec for spec in kept if DTYPE_BITS[spec.dtype] <= 8)]
     return specs if _is_aligned(specs) else aligned(specs)
+
+
+def scales_beside(tensors: Iterable[str], activations: Collection[str]) -> list[str]:
+    """Those of the scales whose module has a weight among the tensors, in order; of an attention, its ``v_proj``.
+
+    >>> scales_beside(["fc.weight", "a.v_proj.weight"], ["fc.input_scale", "lm_head.input_scale", "a.k_scale"])
+    ['a.k_scale', 'fc.input_scale']
+    """
+    modules = {module_of(name) for name in tensors if name.endswith(".weight")}
+    return sorted(name for name in activations if {module_of(name), f"{module_of(name)}.v_proj"} & modules)
 
 
 def output_bytes(checkpoint: Checkpoint, plan: QuantPlan) -> int:

@@ -16,9 +16,16 @@ from quark_eagle.deploy.live_load import ENVIRONMENT, SCRIPT, LiveLoad
 from quark_eagle.deploy.stand_in import stand_in
 from quark_eagle.errors import QuarkEagleError
 from tests.broken.drafts import DRAFTS
-from tests.deploy.export import GOOD_EXCLUDE, INPUT, NAIVE_EXCLUDE, WEIGHT, Export
+from tests.deploy.compressed import compressed
+from tests.deploy.export import GOOD_EXCLUDE, NAIVE_EXCLUDE, Export
+from tests.deploy.static import make_static, scale_cache
+from tests.deploy.test_compressed_tensors import BUGS as COMPRESSED_BUGS
+from tests.deploy.test_compressed_tensors import GOOD as COMPRESSED
+from tests.deploy.test_compressed_tensors import GOOD_MLA as COMPRESSED_MLA
 from tests.deploy.test_seeded_bugs import BUGS, MLA, MLA_BUGS
+from tests.deploy.test_static_scales import MISTAKES
 from tests.deploy.test_verify import LLAMA_VARIANTS
+from tests.published import PUBLISHED
 from tests.tiny import TinyDraft, write_tiny_draft
 
 LAYERS = 12
@@ -41,6 +48,9 @@ def good_drafts() -> dict[str, Callable[[Path], Path]]:
             draft = TinyDraft(family=family, convention=convention, q_lora_rank=32)
             made[f"{family.value} {convention.value} bf16"] = lambda at, draft=draft: write_tiny_draft(at, draft)  # type: ignore[misc]
             made[f"{family.value} {convention.value} fp8"] = lambda at, draft=draft: Export(draft).write(at)  # type: ignore[misc]
+            made[f"{family.value} {convention.value} compressed-tensors"] = _exported(compressed, draft)
+    made |= {name: _exported(change, TinyDraft()) for name, change in COMPRESSED.items()}
+    made |= {name: _exported(change, MLA) for name, change in COMPRESSED_MLA.items()}
     for name, draft in LLAMA_VARIANTS.items():
         made[f"llama variant {name}"] = lambda at, draft=draft: Export(draft).write(at)  # type: ignore[misc]
     for name, change in GOOD_CHANGES.items():
@@ -50,6 +60,15 @@ def good_drafts() -> dict[str, Callable[[Path], Path]]:
     made["qwen3 o_proj kept by self_attn"] = _exported(_keep_attention("o"), TinyDraft(family=DraftFamily.QWEN3))
     norms = TinyDraft(convention=Convention.SPECULATORS, fc_norm=True, norm_output=True)
     made["speculators with norms"] = _exported(lambda export: None, norms)
+    for name, draft in PUBLISHED.items():
+        made[f"{name}, BF16"] = lambda at, draft=draft: write_tiny_draft(at, draft)  # type: ignore[misc]
+        made[f"{name}, FP8"] = lambda at, draft=draft: Export(draft).write(at)  # type: ignore[misc]
+    peagle = {"speculators_model_type": "peagle", "mask_token_id": 3}
+    made["speculators P-EAGLE"] = _exported(
+        lambda export: export.config.update(peagle), PUBLISHED["speculators, Llama"]
+    )
+    no_aux = _both(_says(use_aux_hidden_state=False), lambda export: export.drop("fc.weight"))
+    made["ModelOpt, no aux states"] = _exported(no_aux, PUBLISHED[_MODELOPT])
     # Sizes that the CPU's attention kernels take, for whole engines.
     made["servable MLA draft"] = _exported(lambda export: None, TinyDraft(family=DraftFamily.DEEPSEEK_MLA, heads=2))
     return made
@@ -59,8 +78,14 @@ def wrong_drafts() -> dict[str, Callable[[Path], Path]]:
     """Every seeded bug, every broken draft whose headers can be read, and shapes that vLLM cuts to size."""
     made = {f"bug: {name}": _exported(seed, TinyDraft()) for name, (seed, _) in BUGS.items()}
     made |= {f"MLA bug: {name}": _exported(seed, MLA) for name, (seed, _) in MLA_BUGS.items()}
+    made |= {
+        f"compressed-tensors bug: {name}": _exported(seed, TinyDraft()) for name, (seed, _) in COMPRESSED_BUGS.items()
+    }
+    static = _both(make_static, scale_cache)
+    made |= {f"static: {name}": _exported(_both(static, change), TinyDraft()) for name, (change, _) in MISTAKES.items()}
     made |= {f"shape: {name}": _exported(change, TinyDraft()) for name, change in WRONG_SHAPES.items()}
     made |= {f"broken: {name}": broken.write for name, broken in DRAFTS.items()}
+    made |= {f"ModelOpt: {name}": _exported(change, PUBLISHED[_MODELOPT]) for name, change in MODELOPT_EXTRAS.items()}
     made["servable draft as Quark exports it"] = _exported(
         lambda export: export.quant.update(exclude=NAIVE_EXCLUDE), TinyDraft(heads=2, kv_heads=1, head_dim=32)
     )
@@ -93,19 +118,6 @@ def _both(*changes: Callable[[Export], None]) -> Callable[[Export], None]:
     return change
 
 
-def _per_tensor(export: Export) -> None:
-    """Static per-tensor scales, as Quark's scheme fp8 has them."""
-    import torch
-
-    export.quant["global_quant_config"] |= {
-        "weight": WEIGHT | {"qscheme": "per_tensor"},
-        "input_tensors": INPUT | {"qscheme": "per_tensor", "is_dynamic": False},
-    }
-    for name in [name for name in export.tensors if name.endswith("weight_scale")]:
-        export.tensors[name] = torch.tensor(0.01)
-        export.tensors[name.replace("weight_scale", "input_scale")] = torch.tensor(0.02)
-
-
 def _zeros(export: Export) -> None:
     """A norm and the rows of a kept matrix that are zeros on disk: not the same as not being there."""
     export.tensors["norm.weight"].zero_()
@@ -129,8 +141,35 @@ def _keep_attention(*parts: str) -> Callable[[Export], None]:
     return change
 
 
+def _says(**settings: object) -> Callable[[Export], None]:
+    return lambda export: export.config["eagle_config"].update(settings)
+
+
+def _holds(*names: str) -> Callable[[Export], None]:
+    def change(export: Export) -> None:
+        for name in names:
+            export.tensors[name] = export.tensors["norm.weight"].clone()
+
+    return change
+
+
+_MODELOPT = "NVIDIA ModelOpt: `eagle_config`"
+MODELOPT_EXTRAS: Mapping[str, Callable[[Export], None]] = {
+    "norms of an MTP layer": _both(_says(use_mtp_layernorm=True), _holds("enorm.weight", "hnorm.weight")),
+    "an MTP layer in name only": _says(use_mtp_layernorm=True),
+    "the embedding is not normed": _both(
+        _says(use_input_layernorm_in_first_layer=False), lambda export: export.drop("input_layernorm.weight")
+    ),
+    "no last norm": _both(_says(use_last_layernorm=False), lambda export: export.tensors.pop("norm.weight")),
+    "parallel heads": _both(
+        _says(parallel_draft_step=4), _holds("parallel_draft_heads.medusa_heads.0.0.linear.weight")
+    ),
+}
 GOOD_CHANGES: Mapping[str, Callable[[Export], None]] = {
-    "static per-tensor scales": _per_tensor,
+    "static, a scale for each weight": make_static,
+    "static, a scale for each row": lambda export: make_static(export, "per_channel"),
+    "static, with a scaled cache": _both(make_static, scale_cache),
+    "dynamic, with a scaled cache": scale_cache,
     "kept by the name of its layer": _keep_down(f"model.layers.{LAYERS}.mlp.down_proj"),
     "kept by an expression": _keep_down(r"re:.*\.down_proj$"),
     "zeros that are meant": _zeros,

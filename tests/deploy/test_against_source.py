@@ -145,7 +145,7 @@ def test_a_tensor_only_one_of_the_two_has_is_found(tmp_path: Path, source: Path)
     report = against(tmp_path, export, source)
 
     assert "t2d: is in the source, but not here" in told(report)
-    assert "t2d_copy: is neither in the source nor the scale of a weight" in told(report)
+    assert "t2d_copy: is neither in the source nor a scale that a module takes" in told(report)
 
 
 def test_the_source_of_another_seed_is_not_its_source(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from quark_eagle.deploy.live_load import LiveLoad, live_load
 from quark_eagle.deploy.live_report import verify_live
 from quark_eagle.deploy.vllm_rules import VLLM_0_32
 from quark_eagle.errors import VerificationError
+from tests.deploy.export import Export
 from tests.deploy.many_loads import LAYERS, Loaded, write_target
+from tests.tiny import TinyDraft
 
 QUARKS, MLA = "servable draft as Quark exports it", "servable MLA draft"
 
@@ -142,6 +144,14 @@ def test_an_engine_does_not_outlive_whoever_asked_it(tmp_path: Path) -> None:
         assert is_gone(int(died.stdout))
     finally:
         os.close(keeper)
+
+
+def test_what_no_rule_covers_is_told_before_anything_starts(tmp_path: Path) -> None:
+    export = Export(TinyDraft())
+    export.quant["quant_method"] = "gptq"
+
+    with pytest.raises(VerificationError, match="only 'quark' and 'compressed-tensors' are known here"):
+        verify_live(export.write(tmp_path / "draft"), python="/nonexistent/python")
 
 
 def test_a_target_without_sizes_is_refused_before_anything_starts(tiny_draft: Path, tmp_path: Path) -> None:

@@ -189,9 +189,9 @@ def test_sizes_that_gpu_kernels_cannot_take_are_a_warning(tmp_path: Path) -> Non
 
 def test_a_method_without_rules_is_not_judged(tmp_path: Path) -> None:
     export = Export(TinyDraft())
-    export.quant["quant_method"] = "compressed-tensors"
+    export.quant["quant_method"] = "gptq"
 
-    with pytest.raises(VerificationError, match="only 'quark' is known here"):
+    with pytest.raises(VerificationError, match="only 'quark' and 'compressed-tensors' are known here"):
         verify_export(tmp_path, export)
 
 

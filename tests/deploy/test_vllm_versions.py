@@ -14,6 +14,7 @@ from quark_eagle.checkpoint.family import Convention, DraftFamily
 from quark_eagle.deploy.verify import VerifyReport, verify
 from quark_eagle.deploy.vllm_versions import DIFFERENCES, READ, installed_version, rules_for
 from quark_eagle.errors import UsageError
+from tests.deploy.compressed import also, head_too
 from tests.deploy.export import GOOD_EXCLUDE, INPUT, WEIGHT, Export
 from tests.tiny import TinyDraft
 
@@ -64,6 +65,12 @@ def in_blocks(export: Export) -> None:
 
 def config(**changes: object) -> Callable[[Export], None]:
     return lambda export: export.config.update(changes)
+
+
+def meaning_all_but_fc(export: Export) -> None:
+    """Targets that leave ``fc`` out, in place of an entry of ``ignore``."""
+    export.quant["config_groups"]["group_0"]["targets"] = ["QKVParallel", "Merged", "RowParallel"]
+    export.quant["ignore"] = []
 
 
 def whole_vocabulary_with_map(export: Export) -> None:
@@ -125,6 +132,14 @@ TOLD: dict[tuple[str, str], Told] = {
         draft=TinyDraft(convention=Convention.SPECULATORS),
         change=config(speculators_model_type="peagle"),
         before="says speculators_model_type 'peagle', but an Eagle3 draft says eagle3",
+    ),
+    ("0.21", "A module that no target"): Told(
+        draft=TinyDraft(),
+        change=also(meaning_all_but_fc),
+        before="no target of config_groups means 'model.fc': vllm-0.20 stops with ValueError",
+    ),
+    ("0.20", "The LM head"): Told(
+        draft=TinyDraft(), change=also(head_too), before="lm_head: cannot be quantized: vLLM builds it in the model's"
     ),
     ("0.20", "There is no class"): Told(
         draft=TinyDraft(),

@@ -43,7 +43,7 @@ def test_a_draft_stores_turned_keys_and_values_under_its_own_scales(tmp_path: Pa
     source = write_tiny_draft(tmp_path)
     scales = {"k_proj": 0.25, "v_proj": 0.5} if with_scales else {}
     tensors = tiny_tensors(TinyDraft()) | {
-        f"midlayer.self_attn.{part}.output_scale": torch.tensor(scale) for part, scale in scales.items()
+        f"midlayer.self_attn.{part[0]}_scale": torch.tensor(scale) for part, scale in scales.items()
     }
     write_tensors(source, tensors)
     write_config(source, tiny_config(TinyDraft()))

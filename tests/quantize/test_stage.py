@@ -323,9 +323,10 @@ class _Headers:
 
 class _Plan:
     def __init__(self, quantized: list[str]) -> None:
+        from quark_eagle.quantize.format import Format
         from quark_eagle.quantize.scheme import PTPC_FP8
 
-        self.quantized, self.scheme = quantized, PTPC_FP8
+        self.quantized, self.scheme, self.format = quantized, PTPC_FP8, Format.QUARK
 
 
 def test_a_header_is_padded_so_that_data_begins_aligned(tmp_path: Path, stand_in: StandIn) -> None:
