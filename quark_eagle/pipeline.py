@@ -1,4 +1,4 @@
-"""The whole job in order: plan, stage, verify, replay, serve, decide, publish.
+"""The whole job in order: plan, calibrate, stage, verify, replay, serve, decide, publish.
 
 The only place that knows quantizing and measuring both. A draft is published if an engine will load it as it was meant
 and the verdict on its acceptance is a pass; measurements and verdicts are written in any case.
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from quark_eagle.parity.compare import Comparison
     from quark_eagle.parity.served.measure import ServedComparison
     from quark_eagle.parity.served.session import OnTurn
+    from quark_eagle.quantize.calibration.job import Calibrating
     from quark_eagle.quantize.plan import QuantPlan
     from quark_eagle.quantize.record import QuantizeResult
     from quark_eagle.trace.prompts import PromptSet
@@ -56,6 +57,13 @@ class _Job:
         return resolved.with_name(f"{resolved.name}.{suffix}")
 
     @property
+    def given(self) -> list[TargetTrace]:
+        """The trace that the draft will be judged on, if it is there already."""
+        from quark_eagle.trace.target_trace import TargetTrace
+
+        return [] if self.check.trace is None else [TargetTrace.open(self.check.trace)]
+
+    @property
     def prompts(self) -> PromptSet:
         """To be recorded."""
         from quark_eagle.trace.prompts import PromptSet
@@ -85,6 +93,7 @@ def quantize_and_check(
     on_turn: OnTurn | None = None,
     progress: Progress = SILENT,
     command_line: Sequence[str] = (),
+    calibrating: Calibrating | None = None,
 ) -> Checked:
     """Quantize a draft, and publish it only if it can be served and its acceptance is at par.
 
@@ -101,6 +110,7 @@ def quantize_and_check(
         on_turn: told of each pass that was served, and how long the rest will take.
         progress: told of each step.
         command_line: for the records.
+        calibrating: what finds the scales of activations; None where the scheme needs none.
 
     Raises:
         QuarkEagleError: a step could not be done; nothing is published.
@@ -132,12 +142,25 @@ def quantize_and_check(
             needed_bytes=output_bytes(checkpoint, plan),
             durable=False,
         ) as staging:
-            result = stage(checkpoint, layout, plan, staging, progress, command_line=command_line)
+            calibrated = None if calibrating is None else calibrating.run(judged_on=job.given)
+            result = stage(
+                checkpoint,
+                layout,
+                plan,
+                staging,
+                progress,
+                activation_scales=None if calibrated is None else calibrated.scales,
+                command_line=command_line,
+            )
             checked = _measure(job, staging, _trace(job), result)
+            if calibrating is not None and calibrated is not None:
+                calibrating.write(calibrated)
             if not checked.published:
                 raise _NotPublishedError
     except _NotPublishedError:
         assert checked is not None
+    if calibrating is not None and checked.published:
+        calibrating.forget()
     return checked
 
 

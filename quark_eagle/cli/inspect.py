@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from quark_eagle.checkpoint.layout import Eagle3Layout, Flags, Geometry
     from quark_eagle.checkpoint.reader import Checkpoint
     from quark_eagle.checkpoint.traffic import Footprint
+    from quark_eagle.deploy.loadable import Loadable
     from quark_eagle.quantize.plan import Decision
 
 SCHEMA_VERSION = 1
 
 
 def inspect(draft: DraftArg, revision: RevisionOption = None, json_: JsonFlag = False) -> None:
-    """Show what a draft is: sizes, tensors, what FP8 would do with each, and what a draft step reads.
+    """Show what a draft is: sizes, tensors, what FP8 would do with each, what a step reads, and what is supported.
 
     Reads headers only, so a draft of 6 GB takes no longer than a small one.
     Example: quark-eagle inspect examples/smollm2-135m-eagle3
@@ -71,6 +72,7 @@ def _document(
         if name in decisions:
             row |= {"action": decisions[name].action, "reason": decisions[name].reason}
         tensors.append(row)
+    loadable, reasons = _support(checkpoint, layout)
     return {
         "schema_version": SCHEMA_VERSION,
         "draft": str(checkpoint.directory),
@@ -92,7 +94,16 @@ def _document(
             "fp8_first_step_bytes": footprint.fp8_step(ReadIn.FIRST_STEP),
             "borrowed_from_target": [weight.tensor for weight in footprint.borrowed],
         },
+        "support": {"replay": {"ok": not reasons, "reasons": reasons}, "load": loadable.to_json()},
     }
+
+
+def _support(checkpoint: Checkpoint, layout: Eagle3Layout) -> tuple[Loadable, list[str]]:
+    """What the engine's rules foretell of loading it, and why it cannot be replayed, if so."""
+    from quark_eagle.checkpoint.support import not_replayed
+    from quark_eagle.deploy.loadable import Loadable
+
+    return Loadable.of(checkpoint), not_replayed(checkpoint, layout)
 
 
 def _geometry(geometry: Geometry) -> dict[str, Any]:
@@ -111,10 +122,19 @@ def _flags(flags: Flags) -> dict[str, bool]:
 
 def _quantization(checkpoint: Checkpoint) -> str:
     """What an already quantized draft says of itself, in a few words."""
+    from quark_eagle.quantize.scheme import Scheme
+
     config = checkpoint.quantization_config or {}
     dtypes = sorted({info.dtype for info in checkpoint.tensors.values() if info.dtype.startswith(("F8_", "F6_", "F4"))})
-    method = config.get("quant_method", "no quantization_config")
-    return f"{method}, {', '.join(dtypes)}" if dtypes else str(method)
+    scheme = Scheme.of(checkpoint.tensors)
+    cached = any(name.endswith((".k_scale", ".v_scale", ".output_scale")) for name in checkpoint.tensors)
+    said = (
+        str(config.get("quant_method", "no quantization_config")),
+        *([scheme.value] if scheme else []),
+        *dtypes,
+        *(["scales of an FP8 KV cache"] if cached else []),
+    )
+    return ", ".join(said)
 
 
 def _show(checkpoint: Checkpoint, layout: Eagle3Layout, decisions: dict[str, Decision], footprint: Footprint) -> None:
@@ -126,6 +146,9 @@ def _show(checkpoint: Checkpoint, layout: Eagle3Layout, decisions: dict[str, Dec
     render.show(_table(checkpoint, decisions, footprint))
     render.say()
     for line in _traffic_lines(footprint, is_quantized=checkpoint.is_quantized):
+        render.say(line)
+    render.say()
+    for line in _support_lines(*_support(checkpoint, layout)):
         render.say(line)
 
 
@@ -211,6 +234,15 @@ def _traffic_lines(footprint: Footprint, *, is_quantized: bool) -> list[str]:
             "and more than the weights costs time. Measure before you expect a faster draft."
         )
     return lines
+
+
+def _support_lines(loadable: Loadable, reasons: list[str]) -> list[str]:
+    """Whether an engine loads it, and whether it can be replayed, with every reason why not."""
+    does = "refuses it" if loadable.stops else "will not run it as it is meant"
+    lines = [f"{loadable.engine} {does}:" if loadable.reasons else f"{loadable.engine} loads it, by its headers."]
+    lines += [f"  {reason}" for reason in loadable.reasons]
+    lines.append("It cannot be replayed, so its acceptance has to be served:" if reasons else "It can be replayed.")
+    return lines + [f"  {reason}" for reason in reasons]
 
 
 def _percent(part: int, whole: int) -> int:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from quark_eagle.cli import calibration_options as calib
 from quark_eagle.cli import render
 from quark_eagle.cli import served_options as served
+from quark_eagle.cli.calibration_output import show_calibration
 from quark_eagle.cli.options import (
     DraftArg,
     JsonFlag,
@@ -21,14 +22,16 @@ from quark_eagle.cli.options import (
     SpeculativeTokensOption,
     VllmPythonOption,
 )
+from quark_eagle.cli.quantize_output import show_plan, show_result
+from quark_eagle.quantize.format import Format
 from quark_eagle.quantize.scheme import Scheme
 
 if TYPE_CHECKING:
     from quark_eagle.checked import Check
     from quark_eagle.checkpoint.layout import Eagle3Layout
     from quark_eagle.checkpoint.reader import Checkpoint
+    from quark_eagle.quantize.calibration.job import Calibrating
     from quark_eagle.quantize.plan import QuantPlan
-    from quark_eagle.quantize.record import QuantizeResult
     from quark_eagle.serve_options import ServeOptions
     from quark_eagle.trace.record_options import RecordOptions
 
@@ -46,7 +49,17 @@ def quantize(
         ),
     ] = None,
     revision: RevisionOption = None,
-    scheme: Annotated[Scheme, typer.Option(help="How to quantize, under Quark's own name.")] = Scheme.PTPC_FP8,
+    scheme: Annotated[
+        Scheme,
+        typer.Option(
+            parser=Scheme.named,
+            metavar="|".join(Scheme),
+            help="How to quantize, under Quark's own name where it has one.",
+        ),
+    ] = Scheme.PTPC_FP8,
+    format: Annotated[
+        Format, typer.Option(help="How scales and config are written; the FP8 numbers are the same.")
+    ] = Format.QUARK,
     keep: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,6 +71,11 @@ def quantize(
     quantize_fc: Annotated[
         bool, typer.Option("--quantize-fc", help="Quantize fc too. SGLang cannot load such a draft.")
     ] = False,
+    calibration: calib.CalibrationOption = None,
+    observer: calib.ObserverOption = None,
+    percentile: calib.PercentileOption = None,
+    calib_tokens: calib.CalibTokensOption = None,
+    kv_cache_scales: calib.KvCacheScalesFlag = False,
     target: Annotated[
         str | None,
         typer.Option(
@@ -102,6 +120,8 @@ def quantize(
     """Quantize DRAFT to FP8 with AMD Quark, so that vLLM reads it as it was meant.
 
     LM head, embeddings, norms and vocabulary map are always kept, byte for byte; fc unless --quantize-fc.
+    A static scheme (fp8, fp8_channel_static) is calibrated first, by Quark's observers on the draft's own forward pass:
+    on --calibration TRACE, or on what --target answers to the calibration prompts.
     With --trace (or --target) the FP8 draft is measured before it is published, and judged as `gate` would: exit 3
     (fail) or 4 (inconclusive) and no output, unless --publish-anyway.
     With --engine vllm the whole job is done on the machine that serves: the target answers in vLLM, the BF16 draft
@@ -145,20 +165,32 @@ def quantize(
         )
     if publish_anyway and target is None and trace is None:
         raise UsageError("--publish-anyway: nothing is judged without --trace or --target. Leave it out, or give one.")
+    record_options = _recording(serve, num_speculative_tokens) if engine == "vllm" else None
+    arguments = calib.CalibrationArguments(
+        trace=calibration,
+        observer=observer,
+        percentile=percentile,
+        max_tokens=calib_tokens,
+        kv_cache_scales=kv_cache_scales,
+    )
+    job = None if dry_run else arguments.job(scheme, target, record_options, limit, num_speculative_tokens, device)
     checkpoint = Checkpoint.open(resolve(at_revision(draft, revision)))
     layout = Eagle3Layout.of(checkpoint)
-    plan = QuantPlan.of(layout, scheme, keep or (), quantize_fc)
+    plan = QuantPlan.of(layout, scheme, keep or (), quantize_fc, format)
     require_quantizable(checkpoint, plan)
     if quantize_fc:
         render.warn("fc is quantized: vLLM runs it, but SGLang builds fc in high precision and cannot load this draft.")
     if output is None or dry_run:
-        _show_plan(checkpoint, plan, json_)
+        show_plan(checkpoint, plan, json_)
         return
+    calibrating = calib.calibrating(
+        job, checkpoint, layout, plan, output, overwrite=overwrite, quiet=json_, command_line=_command_line()
+    )
     if target is not None or trace is not None:
         check = Check(
             target=None if trace is not None else target,
             trace=trace,
-            options=_recording(serve, num_speculative_tokens) if engine == "vllm" else None,
+            options=record_options,
             limit=limit,
             num_speculative_tokens=num_speculative_tokens,
             device=device,
@@ -166,19 +198,35 @@ def quantize(
             rules=Rules(margin=margin),
             publish_anyway=publish_anyway,
         )
-        _quantize_and_check(checkpoint, layout, plan, output, check, overwrite, json_)
+        _quantize_and_check(checkpoint, layout, plan, output, check, calibrating, overwrite, json_)
         return
     needed = output_bytes(checkpoint, plan)
     # Not flushed to the disk, like cp: after a power cut, quark_eagle.json tells whether a file is whole.
     with staged(
         output, overwrite=overwrite, source=checkpoint.directory, needed_bytes=needed, durable=False
     ) as staging:
-        result = stage(checkpoint, layout, plan, staging, render.progress(quiet=json_), command_line=_command_line())
+        calibrated = None if calibrating is None else calibrating.run()
+        result = stage(
+            checkpoint,
+            layout,
+            plan,
+            staging,
+            render.progress(quiet=json_),
+            activation_scales=None if calibrated is None else calibrated.scales,
+            command_line=_command_line(),
+        )
+        if calibrating is not None and calibrated is not None:
+            calibrating.write(calibrated)
+    if calibrating is not None:
+        calibrating.forget()
     if json_:
         seconds = {"import_seconds": result.import_seconds, "work_seconds": result.work_seconds}
-        render.emit_json({"output_directory": str(output), **result.to_json(), **seconds})
+        written = {} if calibrating is None else {"calibration": str(calibrating.document_path)}
+        render.emit_json({"output_directory": str(output), **result.to_json(), **seconds, **written})
     else:
-        _show_result(checkpoint, result, output)
+        if calibrating is not None:
+            show_calibration(calibrating.document_path)
+        show_result(checkpoint, result, output)
 
 
 def _quantize_and_check(
@@ -187,6 +235,7 @@ def _quantize_and_check(
     plan: QuantPlan,
     output: Path,
     check: Check,
+    calibrating: Calibrating | None,
     overwrite: bool,
     json_: bool,
 ) -> None:
@@ -206,12 +255,16 @@ def _quantize_and_check(
         on_turn=announce_turn,
         progress=render.progress(quiet=json_),
         command_line=_command_line(),
+        calibrating=calibrating,
     )
     if json_:
-        render.emit_json({"output_directory": str(output), **checked.to_json()})
+        written = {"calibration": str(calibrating.document_path)} if calibrating and checked.published else {}
+        render.emit_json({"output_directory": str(output), **checked.to_json(), **written})
     else:
+        if calibrating is not None and checked.published:
+            show_calibration(calibrating.document_path)
         if checked.published:
-            _show_result(checkpoint, checked.result, output)
+            show_result(checkpoint, checked.result, output)
         for line in checked.sentences():
             render.say(line)
     raise typer.Exit(int(checked.exit_code))
@@ -251,70 +304,6 @@ def _recording(serve: ServeOptions, num_speculative_tokens: int | None) -> Recor
             options=options_of_servers(serve.vllm_option or []),
         ),
     )
-
-
-def _show_plan(checkpoint: Checkpoint, plan: QuantPlan, json_: bool) -> None:
-    from quark_eagle.quantize.shards import output_bytes
-
-    before, after = checkpoint.size_bytes, output_bytes(checkpoint, plan)
-    if json_:
-        sizes = {"tensors_before_bytes": before, "tensors_after_bytes": after}
-        render.emit_json({"schema_version": 1, "plan": plan.to_json(), **sizes})
-        return
-    rows = []
-    for decision in plan.decisions:
-        info = checkpoint.tensors[decision.tensor]
-        shape = " × ".join(map(str, info.shape))
-        becomes = plan.scheme.weight_dtype if decision.action == "quantize" else ""
-        rows.append((decision.tensor, shape, info.dtype, becomes, decision.reason))
-    render.show(render.table(["tensor", "shape", "is", "becomes", "because"], rows))
-    render.say(f"\n{render.size(before)} → {render.size(after)} ({after / before - 1:+.1%}). Nothing was written.")
-    render.say(f"exclude: {', '.join(plan.exclude)}")
-
-
-def _show_result(checkpoint: Checkpoint, result: QuantizeResult, output: Path) -> None:
-    before, after = result.tensors_before_bytes, result.tensors_after_bytes
-    render.show(
-        render.table(
-            ["", "tensors", "before", "after"],
-            [
-                *_rows(checkpoint, result.plan, after),
-                ("total", len(checkpoint.tensors), *map(render.size, (before, after))),
-            ],
-            right=(1, 2, 3),
-        )
-    )
-    seconds = result.import_seconds + result.work_seconds
-    sizes = f"{render.size(before)} → {render.size(after)} ({after / before - 1:+.1%})"
-    render.say(
-        f"\n{output}: {sizes}, {result.plan.scheme.value}, in {seconds:.1f} s, of which importing AMD Quark took "
-        f"{result.import_seconds:.1f} s."
-    )
-    if result.companions.carried:
-        render.say(f"Carried along: {', '.join(result.companions.carried)}.")
-    for path, reason in result.companions.left_out:
-        render.say(f"Left out: {path} ({reason}).")
-    source = shlex.quote(str(checkpoint.directory))
-    render.say(f"Next: quark-eagle verify {shlex.quote(str(output))} --source {source}")
-
-
-def _rows(checkpoint: Checkpoint, plan: QuantPlan, after: int) -> list[tuple[object, ...]]:
-    """One line for the quantized weights, and one for each reason to keep."""
-    kept: dict[str, list[int]] = {}
-    quantized = []
-    for decision in plan.decisions:
-        size = checkpoint.tensors[decision.tensor].size_bytes
-        if decision.action == "quantize":
-            quantized.append(size)
-        else:
-            kept.setdefault(decision.reason, []).append(size)
-    fp8 = after - sum(sum(sizes) for sizes in kept.values())
-    lines: list[tuple[object, ...]] = [
-        ("quantized to FP8, with scales", len(quantized), render.size(sum(quantized)), render.size(fp8))
-    ]
-    for reason, sizes in sorted(kept.items(), key=lambda item: -sum(item[1])):
-        lines.append((f"kept: {reason}", len(sizes), *[render.size(sum(sizes))] * 2))
-    return lines
 
 
 def _command_line() -> list[str]:

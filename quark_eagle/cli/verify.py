@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from quark_eagle.deploy.verify import VerifyReport
 
 
+EXIT_CODES = {"ok": ExitCode.DONE, "broken": ExitCode.NO, "inconclusive": ExitCode.INCONCLUSIVE}
+
+
 class AskedEngine(StrEnum):
     """Engines that can be asked themselves."""
 
@@ -74,7 +77,8 @@ def verify(
     Asked itself, it reports every parameter as it was when loading ended, before weights are processed for a device's
     kernels: dtype, shape, scale and SHA-256, held against the file.
 
-    Exits with 0 if it will run as it was meant, 3 if it is broken, 5 if it could not be read or vLLM not be asked.
+    Exits with 0 if it will run as it was meant, 3 if it is broken, 4 if the device that was asked cannot run its
+    scheme, 5 if it could not be read or vLLM not be asked.
 
     Example: quark-eagle verify out/fp8 --source draft --engine vllm --target Kimi-K2.5
     """
@@ -117,7 +121,7 @@ def verify(
         render.emit_json(report.to_json())
     else:
         verify_output.show(report)
-    raise typer.Exit(int(ExitCode.DONE if report.ok else ExitCode.NO))
+    raise typer.Exit(int(EXIT_CODES[report.verdict]))
 
 
 def _refuse_pointless(engine: AskedEngine | None, needs: dict[str, object], excludes: dict[str, object]) -> None:

@@ -34,7 +34,8 @@ def show(report: VerifyReport | LiveReport) -> None:
         render.say(f"{finding.severity.upper()} {finding.subject}: {finding.message}")
     if report.findings:
         render.say()
-    render.say(_verdict(report.findings, done, engine, foretold))
+    unasked = report.left_open if isinstance(report, LiveReport) else ()
+    render.say(_verdict(report.findings, done, engine, foretold, unasked))
 
 
 def _compared(report: VerifyReport) -> str:
@@ -103,11 +104,15 @@ def _module_of(tensor: str) -> str:
     return tensor.rpartition(".")[0].rpartition(".")[2] or tensor
 
 
-def _verdict(findings: tuple[Finding, ...], done: str, engine: str, foretold: VerifyReport) -> str:
+def _verdict(
+    findings: tuple[Finding, ...], done: str, engine: str, foretold: VerifyReport, left_open: tuple[str, ...]
+) -> str:
     errors = sum(finding.severity == "error" for finding in findings)
     if errors:
         return f"BROKEN: {errors} error{'s' if errors != 1 else ''}. Do not serve it with {engine}."
     warned = f" {len(findings)} warning{'s' if len(findings) != 1 else ''}." if findings else ""
+    if left_open:
+        done = "\n".join((f"INCONCLUSIVE: {done.removeprefix('OK: ')}", *left_open))
     if foretold.source:
         follow = _OTHER_PATHS_NEEDED.format(source=foretold.source, directory=foretold.directory)
         return f"{done}{warned}\nNext, measure what acceptance it keeps: {follow}"

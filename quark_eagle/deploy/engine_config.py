@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quark_eagle.deploy.findings import Problem
+from quark_eagle.deploy.modelopt import built_otherwise
 from quark_eagle.deploy.rules import EngineRules, Family
 
 _GEOMETRY = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
@@ -139,10 +140,11 @@ class _Flat:
 
 
 def _unread(flat: Mapping[str, Any], family: Family, rules: EngineRules) -> Iterator[Problem]:
-    """Flags that are set and not known."""
+    """Flags that are set and not known; ModelOpt's settings that are not built."""
     for path, instead in family.unread.items():
         if _at(flat, path):
             yield Problem(message=f"config.json says {path}, which {rules.name} does not know: {instead}.")
+    yield from built_otherwise(flat)
 
 
 def _stop(message: str) -> Problem:

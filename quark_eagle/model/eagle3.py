@@ -105,6 +105,11 @@ class Eagle3Draft:
             wrong = weights[f"{module}.weight"]
             weights[f"{module}.weight"] = wrong.to(FP8_DTYPE)
             weights[f"{module}.weight_scale"] = torch.full((len(wrong),), UNINITIALISED_SCALE, device=wrong.device)
+        if any(name.endswith(".input_scale") for name in weights):
+            # A static scheme: vLLM begins with this scale as well, and a module without one of its own keeps it.
+            never = torch.full((), UNINITIALISED_SCALE, device=next(iter(weights.values())).device)
+            for name in [name for name in weights if name.endswith(".weight_scale")]:
+                weights.setdefault(name.replace(".weight_scale", ".input_scale"), never)
         draft = cls(layout.geometry, layout.flags, weights, dtype)
         if like is not None and like.dtype == dtype:
             draft._share_linears(like)

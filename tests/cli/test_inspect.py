@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -75,6 +76,21 @@ def test_mla_keeps_kv_b_proj(tmp_path: Path) -> None:
     assert actions["midlayer.self_attn.kv_b_proj.weight"] == "keep"
     assert actions["layers.1.self_attn.q_b_proj.weight"] == "quantize"
     assert content["geometry"]["mla"]["kv_lora_rank"] == 16
+
+
+def test_it_says_whether_an_engine_loads_a_draft_and_whether_it_can_be_replayed(tmp_path: Path) -> None:
+    text = inspect(write_tiny_draft(tmp_path / "good"))
+    assert re.search(r"^vllm-\S+ loads it, by its headers\.$", text, re.MULTILINE)
+    assert "It can be replayed." in text
+    bad = write_tiny_draft(tmp_path / "bad", convention=Convention.MODEL_LAYERS, extra={"logit_scale": 2.0})
+    text = inspect(bad)
+    assert re.search(r"^vllm-\S+ refuses it:$", text, re.MULTILINE)
+    assert "vLLM puts another before it" in " ".join(text.split())
+    assert "It cannot be replayed, so its acceptance has to be served:" in text
+    assert "logit_scale is 2.0, but replay knows logits as the head gives them." in text
+    support = document(bad)["support"]
+    assert support["load"]["stops"]
+    assert len(support["replay"]["reasons"]) == 1
 
 
 def test_it_is_honest_where_head_and_embedding_dominate(tmp_path: Path) -> None:

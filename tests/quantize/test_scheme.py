@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.errors import UsageError
 from quark_eagle.quantize.scheme import REFUSED, Scheme
 
@@ -22,6 +25,20 @@ def test_what_no_engine_runs_is_refused_with_the_reason() -> None:
         Scheme.named("mx9")
     with pytest.raises(UsageError, match="--scheme fp9: is not known"):
         Scheme.named("fp9")
+
+
+def test_a_checkpoint_is_told_by_its_scales(tmp_path: Path) -> None:
+    from tests.deploy.export import Export
+    from tests.deploy.static import make_static
+    from tests.tiny import TinyDraft, write_tiny_draft
+
+    export = Export(TinyDraft())
+    assert Scheme.of(Checkpoint.open(export.write(tmp_path / "dynamic")).tensors) is Scheme.PTPC_FP8
+    make_static(export, "per_channel")
+    assert Scheme.of(Checkpoint.open(export.write(tmp_path / "channel")).tensors) is Scheme.FP8_CHANNEL_STATIC
+    make_static(export)
+    assert Scheme.of(Checkpoint.open(export.write(tmp_path / "tensor")).tensors) is Scheme.FP8
+    assert Scheme.of(Checkpoint.open(write_tiny_draft(tmp_path / "bf16")).tensors) is None
 
 
 @pytest.mark.quark
