@@ -39,7 +39,8 @@ _MEANINGS = {
     ExitCode.NO: "the answer is no: `verify` found it broken, `doctor` that it will not do here, `trace` that replay "
     "is not what was served, `export-onnx` that its files compute something else, or `gate` or `quantize` a loss beyond "
     "the margin",
-    ExitCode.INCONCLUSIVE: "inconclusive: too little was measured to decide; it says how many prompts would",
+    ExitCode.INCONCLUSIVE: "inconclusive: too little was measured to decide, and it says how many prompts would; or "
+    "`verify --engine` asked a device that cannot run the scheme",
     ExitCode.FAILED: "could not be evaluated: unusable input, a dead baseline, an engine that dies, a full disk",
     ExitCode.INTERRUPTED: "interrupted (SIGINT, Ctrl-C): cleaned up",
     ExitCode.TERMINATED: "terminated (SIGTERM): cleaned up",
