@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,11 @@ _IMAGES = {
 }
 
 
-def write_tiny_kimi(directory: Path, *, seed: int = 0) -> tuple[Path, Path]:
-    """Writes the target, and its text part alone as transformers knows it; returns both directories."""
+def write_tiny_kimi(directory: Path, *, seed: int = 0, emits: Sequence[int] | None = None) -> tuple[Path, Path]:
+    """Writes the target, and its text part alone as transformers knows it; returns both directories.
+
+    With ``emits`` it says nothing but these tokens, so that a draft of as few is right now and then.
+    """
     import torch
     from safetensors.torch import save_file
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
@@ -91,6 +95,9 @@ def write_tiny_kimi(directory: Path, *, seed: int = 0) -> tuple[Path, Path]:
     torch.manual_seed(seed)
     model = DeepseekV3ForCausalLM(DeepseekV3Config(**_TEXT)).float()
     model.generation_config.eos_token_id = STOP_TOKEN_IDS
+    if emits is not None:
+        silent = torch.ones(VOCAB, dtype=torch.bool).index_fill(0, torch.tensor(emits), False)
+        model.lm_head.weight.data[silent] = 0
     text, whole = directory / "text", directory / "kimi"
     model.save_pretrained(text)
     whole.mkdir()
@@ -100,6 +107,7 @@ def write_tiny_kimi(directory: Path, *, seed: int = 0) -> tuple[Path, Path]:
         "text_config": model.config.to_dict() | {"model_type": "kimi_k2"},
         "vision_config": _VISION,
         "image_token_id": VOCAB - 1,
+        "media_placeholder_token_id": VOCAB - 1,  # the drafter asks for it
         "dtype": "float32",
         "tie_word_embeddings": False,
     }

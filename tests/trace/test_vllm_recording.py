@@ -29,6 +29,7 @@ from quark_eagle.trace.recording import record
 from quark_eagle.trace.target_trace import TargetTrace
 from quark_eagle.trace.trace_document import Sampling
 from quark_eagle.trace.vllm_options import VllmOptions
+from tests.published import PUBLISHED
 from tests.tiny import write_tiny_draft
 from tests.tiny_kimi import ENGINE_OPTIONS, ENVIRONMENT, write_tiny_kimi
 from tests.tiny_pair import AUX_LAYERS, write_tiny_pair
@@ -219,19 +220,25 @@ def test_a_target_that_is_split_over_two_ranks_is_recorded_whole(recorded: Recor
         torch.testing.assert_close(ours.log_probs, theirs.log_probs, atol=1e-3, rtol=1e-3)
 
 
-def test_a_target_of_kimis_kind_is_recorded(tmp_path: Path) -> None:
-    """MLA throughout and a nested text config. Nothing of it can be served with a draft on a CPU, whose two attention
-    backends share no block size; so there is no anchor."""
+def test_a_target_of_kimis_kind_is_recorded_and_replay_finds_every_round_of_its_draft(tmp_path: Path) -> None:
+    """MLA throughout and a nested text config; the draft has two layers of latent attention. A Llama-type draft cannot
+    be served beside it on a CPU, whose two attention backends share no block size."""
     from transformers import AutoModelForCausalLM
 
-    target, text = write_tiny_kimi(tmp_path)
-    draft = Checkpoint.open(write_tiny_draft(tmp_path / "draft", vocab=VOCAB, aux_layer_ids=(1, 3, 5)))
-    prompts = PromptSet.load(write_prompts(tmp_path / "prompts.jsonl", CONTENTS[:4]))
-    vllm = VllmOptions(serves_draft=False, options=ENGINE_OPTIONS, environment=ENVIRONMENT)
-    options = replace(OPTIONS, sampling=Sampling(max_tokens=12), vllm=vllm)
-    trace = record(target, draft, prompts, tmp_path / "trace", options)
+    kind = replace(
+        PUBLISHED["MLA, two layers"], vocab=VOCAB, draft_vocab=4, embed_tokens=False, aux_layer_ids=(1, 3, 5)
+    )
+    draft = write_tiny_draft(tmp_path / "draft", kind)
+    d2t = Checkpoint.open(draft).tensor("d2t")
+    target, text = write_tiny_kimi(tmp_path, emits=(torch.arange(len(d2t)) + d2t).tolist())
+    prompts = PromptSet.load(write_prompts(tmp_path / "prompts.jsonl", CONTENTS))
+    vllm = VllmOptions(options=ENGINE_OPTIONS, environment=ENVIRONMENT)
+    trace = record(target, Checkpoint.open(draft), prompts, tmp_path / "trace", replace(OPTIONS, vllm=vllm))
     assert (trace.target.num_hidden_layers, trace.target.hidden_size, trace.target.vocab_size) == (6, 64, VOCAB)
-    assert trace.served is None
+    found = anchor(trace, draft)
+    assert found.num_identical == found.num_prompts == len(CONTENTS)
+    assert found.served_num_drafts == found.replayed_num_drafts > 100
+    assert found.served_num_accepted_tokens == found.replayed_num_accepted_tokens > 20
     model = AutoModelForCausalLM.from_pretrained(text, dtype=torch.float32)
     for traced in trace:
         with torch.no_grad():
