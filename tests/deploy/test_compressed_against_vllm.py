@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from types import SimpleNamespace
@@ -112,7 +113,8 @@ def ask_vllm() -> Iterator[Callable[[dict[str, Any], str], list[str]]]:
         ]
 
     served = SimpleNamespace(model_config=SimpleNamespace(dtype=torch.bfloat16))
-    with pytest.MonkeyPatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the library's, of observers that a dynamic spec does not use
         for module in (compressed_tensors_w8a8_fp8, compressed_tensors_w8a16_fp8):
             patched.setattr(module, "get_current_vllm_config", lambda: served)
         yield ask
