@@ -103,7 +103,7 @@ def test_it_is_honest_where_head_and_embedding_dominate(tmp_path: Path) -> None:
 
 def test_a_quantized_draft_is_recognized(tmp_path: Path) -> None:
     draft = DRAFTS["fp8_input"].write(tmp_path)
-    assert "already quantized (quark, F8_E4M3): `quantize` would refuse it" in inspect(draft)
+    assert "already quantized (quark, ptpc_fp8, F8_E4M3): `quantize` would refuse it" in inspect(draft)
     content = document(draft)
     assert content["is_quantized"]
     assert content["quantization"] == "quark, F8_E4M3"
