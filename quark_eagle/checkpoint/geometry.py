@@ -67,6 +67,13 @@ class Geometry:
         """Whether the draft proposes from a part of the target's vocabulary."""
         return self.draft_vocab_size != self.vocab_size
 
+    @property
+    def cache_width(self) -> int:
+        """Numbers that one token leaves in the KV cache: keys and values of every layer, or MLA's latents."""
+        if self.mla is not None:
+            return self.num_layers * (self.mla.kv_lora_rank + self.mla.qk_rope_head_dim)
+        return self.num_layers * 2 * self.num_key_value_heads * self.head_dim
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flags:

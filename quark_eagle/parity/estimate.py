@@ -77,7 +77,8 @@ def _weight_bytes(measurement: Measurement) -> int:
     held = sum(tensor.nbytes for tensor in tensors.values())
     if cpu_multiplies_bf16() or measurement.settings.activations == torch.float32:
         return held
-    weights = {id(linear.weight): linear.weight for draft in drafts for linear in draft.linears.values()}
+    multiplied = [draft.weights[f"{module}.weight"] for draft in drafts for module in draft.linears]
+    weights = {id(weight): weight for weight in multiplied}
     widened = (4 * weight.numel() for weight in weights.values() if weight.dtype != torch.float32)
     return held + sum(size for size in widened if size <= KEEP_WIDENED_BYTES)
 
@@ -89,5 +90,5 @@ def _group_bytes(measurement: Measurement) -> int:
     if measurement.settings.walk_only:
         tokens = max(tokens, min(WALK_GROUP_TOKENS, sum(lengths)))
     geometry, states = measurement.sides[0].layout.geometry, measurement.trace.states
-    needed = 2 * geometry.hidden_size + 2 * geometry.num_key_value_heads * geometry.head_dim
+    needed = 2 * geometry.hidden_size + geometry.cache_width
     return tokens * (states.width * (4 if states.dtype == "float32" else 2) + needed * 2)

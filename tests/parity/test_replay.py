@@ -13,7 +13,7 @@ from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.errors import CheckpointError, MissingTensorError
 from quark_eagle.model.eagle3 import Eagle3Draft
-from quark_eagle.parity.replay import DEAD, replay, replay_walk
+from quark_eagle.parity.replay import DEAD, _Context, replay, replay_walk
 from quark_eagle.trace.target_trace import TracedPrompt
 from quark_eagle.trace.trace_document import TracedPromptInfo
 from tests.naive_draft import NaiveDraft
@@ -138,6 +138,14 @@ def test_accepted_leaves_room_for_the_bonus_token(pair: Pair) -> None:
     starts = torch.arange(len(result.matched))
     assert bool((result.accepted <= len(result.matched) - 1 - starts).all())
     assert result.accepted[-1] == 0
+
+
+def test_a_row_leaves_as_many_numbers_in_the_cache_as_the_geometry_says(pair: Pair) -> None:
+    past = _Context.of(pair.draft, pair.prompt).past
+    held = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in (*past.keys, *past.values)
+    }
+    assert sum(held.values()) == 4 * (len(pair.prompt.token_ids) - 1) * pair.layout.geometry.cache_width
 
 
 def test_shared_tensors_are_held_once(tmp_path: Path) -> None:
