@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,7 +106,7 @@ class CalibrationArguments:
         return CalibrationJob(
             trace=self.trace,
             target=None if self.trace is not None else target,
-            record_options=record_options,
+            record_options=None if record_options is None else _without_draft(record_options),
             limit=limit,
             options=CalibrationOptions(
                 choice=choice,
@@ -126,6 +126,12 @@ class CalibrationArguments:
             "--calib-tokens": self.max_tokens,
         }
         return [option for option, value in options.items() if value is not None]
+
+
+def _without_draft(options: RecordOptions) -> RecordOptions:
+    """The same recording with no draft served along: scales are observed, and nothing is held against a server."""
+    assert options.vllm is not None
+    return replace(options, vllm=replace(options.vllm, serves_draft=False, num_speculative_tokens=None))
 
 
 def calibrating(

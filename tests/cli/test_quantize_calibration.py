@@ -99,3 +99,41 @@ def test_a_calibrated_draft_lies_beside_its_calibration(tiny_draft: Path, tmp_pa
     assert json.loads(out)["calibration"] == str(tmp_path / "fp8.calibration.json")
     after = Calibration.read(tmp_path / "fp8.calibration.json")
     assert after.scales == Calibration.model_validate_json(before).scales
+
+
+@pytest.mark.quark
+@pytest.mark.usefixtures("real_quark")
+def test_a_draft_that_is_not_published_keeps_its_calibration_for_the_next_try(
+    tiny_draft: Path, tmp_path: Path, calibration: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parity = write_tiny_trace(tmp_path / "parity", tiny_draft, num_prompts=2)
+    static = ("--scheme", "fp8_channel_static", "--calibration", calibration, "--trace", parity, "--overwrite")
+    code, out, err = quantize(tiny_draft, "-o", tmp_path / "fp8", *static)
+    assert code == 4, err
+    assert "Not published" in out
+    state = tmp_path / ".fp8.calibration-state.safetensors"
+    assert state.exists()
+    assert not (tmp_path / "fp8").exists()
+    before = Calibration.read(tmp_path / "fp8.calibration.json")
+    seen = json.loads((tmp_path / "fp8.parity.json").read_text())["candidate"]["calibrated_on"]["prompts"]
+    assert seen == [prompt.sha256 for prompt in before.prompts]
+
+    monkeypatch.setattr("quark_eagle.quantize.calibration.observed_draft.ObservedDraft._whole_text", None)
+    monkeypatch.setattr("quark_eagle.quantize.calibration.run.CalibrationRun.estimate", lambda run: None)
+    code, out, err = quantize(tiny_draft, "-o", tmp_path / "fp8", *static, "--publish-anyway", "--json")
+    assert code == 4, err
+    assert json.loads(out)["published"]
+    assert Calibration.read(tmp_path / "fp8.calibration.json").scales == before.scales
+    assert (tmp_path / "fp8").exists()
+    assert not state.exists()
+
+
+def test_an_output_that_exists_is_refused_before_anything_is_calibrated(
+    tiny_draft: Path, tmp_path: Path, calibration: Path
+) -> None:
+    (tmp_path / "fp8").mkdir()
+    (tmp_path / "fp8" / "mine").touch()
+    code, _, err = quantize(tiny_draft, "-o", tmp_path / "fp8", "--scheme", "fp8", "--calibration", calibration)
+    assert code == 2
+    assert "Calibrating" not in err
+    assert {entry.name for entry in tmp_path.iterdir()} == {"fp8"}

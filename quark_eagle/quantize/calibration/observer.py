@@ -25,7 +25,10 @@ class Observer(str, Enum):
     """The largest magnitude that was seen: nothing is clipped. Order and batches do not matter."""
 
     PERCENTILE = "percentile"
-    """The magnitude below which a share of the nonzero values lies, to the width of a bin of their histogram."""
+    """The magnitude below which a share of the nonzero values lies, to the width of a bin of their histogram.
+
+    Shares are summed in float32: of more than 2**24 values, bins that hold a few of them count for nothing.
+    """
 
     MSE = "mse"
     """Of the histogram's bins from the 2046th on, the one whose FP8 grid has the least squared error.
@@ -67,7 +70,7 @@ class ObserverChoice:
 
     Attributes:
         percentile: of `Observer.PERCENTILE`; None is Quark's own, 99.99999999, which float32 cannot tell from 100: the
-            bin of the largest magnitude.
+            bin of the largest magnitude, as long as the values are few.
     """
 
     observer: Observer = Observer.MIN_MAX
