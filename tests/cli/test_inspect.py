@@ -106,7 +106,7 @@ def test_a_quantized_draft_is_recognized(tmp_path: Path) -> None:
     assert "already quantized (quark, ptpc_fp8, F8_E4M3): `quantize` would refuse it" in inspect(draft)
     content = document(draft)
     assert content["is_quantized"]
-    assert content["quantization"] == "quark, F8_E4M3"
+    assert content["quantization"] == "quark, ptpc_fp8, F8_E4M3"
     assert content["size_bytes"] == content["fp8_size_bytes"]
 
 
