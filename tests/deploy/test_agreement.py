@@ -37,6 +37,24 @@ NOT_SEEN_BY_LOADING = {
         "broken: pruned_vocabulary_without_head",
         "MLA bug: kv_b_proj quantized",
     ),
+    # Static scales are numbers, and those of a cache may be left out.
+    "compressed-tensors bug: no scales of the KV cache",
+    *(
+        f"static: {name}"
+        for name in (
+            "NaN",
+            "infinite",
+            "zero",
+            "negative",
+            "what vLLM begins with",
+            "inputs that differ",
+            "weight scales that differ",
+            "a weight scale that FP16 cannot carry",
+            "no cache scales",
+            "keys without values",
+            "a cache scale of zero",
+        )
+    ),
 }
 
 
