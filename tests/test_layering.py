@@ -23,7 +23,7 @@ LAYERS = (
     ("serve_options",),
     ("checked",),
     ("opening",),
-    ("pipeline",),
+    ("pipeline", "compare"),
     ("cli",),
 )
 # These stand on little, and only the pipeline, its values and the command line stand on them.
@@ -182,7 +182,7 @@ def allowed(importer: str, imported: str) -> bool:
     if within(imported, ("serving",)) and within(importer, ("trace", "parity")):
         return True  # what a target did, and what drafts did, can be asked of an engine
     if within(imported, tuple(NARROW)):
-        return within(importer, ("checked", "opening", "pipeline"))
+        return within(importer, ("checked", "opening", "pipeline", "compare"))
     if mine is None or theirs is None or theirs > mine:
         return False
     return theirs < mine or importer.split(".")[0] == imported.split(".")[0] or mine == 0
@@ -229,6 +229,8 @@ def test_the_walk_sees_the_imports_there_are() -> None:
         ("serving.client", "parity.acceptance"),
         ("serving.server", "documents"),
         ("pipeline", "cli.render"),
+        ("compare.run", "cli.render"),
+        ("quantize.stage", "compare.run"),
         ("reporting.markdown", "parity.verdict"),
         ("reporting.wording", "cli.render"),
         ("parity.verdict", "reporting.wording"),
@@ -247,6 +249,7 @@ def test_the_rule_forbids_what_it_should(importer: str, imported: str) -> None:
         ("parity.replay", "model.eagle3"),
         ("deploy.verify", "checkpoint.reader"),
         ("pipeline", "deploy.verify"),
+        ("compare.measure", "deploy.verify"),
         ("cli.verify", "deploy.verify"),
         ("reporting.markdown", "documents.verdict"),
         ("cli.verdict_output", "reporting.markdown"),

@@ -20,6 +20,7 @@ from quark_eagle.documents.base import Document, write_text
 from quark_eagle.documents.baseline import BASELINE_SCHEMA_VERSION, BaselineReport
 from quark_eagle.documents.calibration import CALIBRATION_SCHEMA_VERSION, Calibration
 from quark_eagle.documents.parity import PARITY_SCHEMA_VERSION, ParityReport
+from quark_eagle.documents.schemes import SCHEMES_SCHEMA_VERSION, SchemesReport
 from quark_eagle.documents.throughput import THROUGHPUT_SCHEMA_VERSION, ThroughputReport
 from quark_eagle.documents.verdict import VERDICT_SCHEMA_VERSION, Verdict
 
@@ -29,6 +30,7 @@ PUBLISHED: dict[str, tuple[type[Document], int]] = {
     "baseline": (BaselineReport, BASELINE_SCHEMA_VERSION),
     "verdict": (Verdict, VERDICT_SCHEMA_VERSION),
     "calibration": (Calibration, CALIBRATION_SCHEMA_VERSION),
+    "schemes": (SchemesReport, SCHEMES_SCHEMA_VERSION),
     "throughput": (ThroughputReport, THROUGHPUT_SCHEMA_VERSION),
 }
 """Documents by the name of their schema, with the schema's version."""

@@ -1,0 +1,186 @@
+"""`quark-eagle compare-schemes`: several ways to quantize one draft, held against BF16 and each other."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from quark_eagle.cli import render
+from quark_eagle.cli.calibration_options import CalibrationOption, CalibTokensOption, PercentileOption
+from quark_eagle.cli.options import (
+    DraftArg,
+    JsonFlag,
+    OverwriteFlag,
+    ReplayDeviceOption,
+    RevisionOption,
+    speculative_tokens,
+)
+from quark_eagle.quantize.scheme import Scheme
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from quark_eagle.compare.run import SchemeComparison
+    from quark_eagle.documents.schemes import SchemesReport
+    from quark_eagle.quantize.calibration.observer import ObserverChoice
+
+ALL_SCHEMES = ",".join(scheme.value for scheme in Scheme)
+
+
+def compare_schemes(
+    draft: DraftArg,
+    selection: Annotated[
+        Path,
+        typer.Option(
+            "--selection",
+            metavar="TRACE",
+            help="Trace of the selection split (`trace --split selection`), to compare on.",
+            show_default=False,
+        ),
+    ],
+    calibration: CalibrationOption = None,
+    revision: RevisionOption = None,
+    schemes: Annotated[
+        str, typer.Option(metavar="NAMES", help="Schemes to compare, with commas between.")
+    ] = ALL_SCHEMES,
+    observer: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES", help="Static schemes are made once with each: min_max, percentile, mse, with commas."
+        ),
+    ] = "min_max",
+    percentile: PercentileOption = None,
+    calib_tokens: CalibTokensOption = None,
+    num_speculative_tokens: Annotated[
+        int | None,
+        speculative_tokens(
+            "Tokens proposed per draft (k). Default: that of the draft served with the selection trace, else 3."
+        ),
+    ] = None,
+    kv_cache_dtype: Annotated[
+        Literal["auto", "fp8"],
+        typer.Option(help="Of the candidates' KV cache: auto is the model's; fp8 is calibrated too."),
+    ] = "auto",
+    device: ReplayDeviceOption = "cpu",
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write all of it.")] = Path(
+        "schemes.json"
+    ),
+    markdown: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the tables as Markdown too, with every module.", show_default=False),
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep the quantized drafts, their calibrations and counts in this new directory.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: OverwriteFlag = False,
+    json_: JsonFlag = False,
+) -> None:
+    """Quantize DRAFT in several ways, and say what each costs and gains against BF16.
+
+    Bytes, error of every weight and of every layer's output (SQNR), τ with its interval, and where each scheme runs.
+    Every draft is made in a scratch directory, verified by vLLM's rules and replayed over prompts of the split
+    selection; those of parity stay unseen until the verdict, and are refused here. It decides nothing: exit 0.
+    Example: quark-eagle compare-schemes DRAFT --calibration CALIBRATION_TRACE --selection SELECTION_TRACE
+    """
+    from quark_eagle.checkpoint.source import at_revision, resolve
+    from quark_eagle.compare.run import SchemeComparison
+    from quark_eagle.documents.base import refuse_existing, write_text
+    from quark_eagle.parity.measurement import Settings
+    from quark_eagle.reporting.schemes import to_markdown
+    from quark_eagle.trace.target_trace import TargetTrace
+
+    for file in filter(None, (output, markdown)):
+        refuse_existing(file, overwrite=overwrite)
+    comparison = SchemeComparison.open(
+        resolve(at_revision(draft, revision)),
+        selection,
+        calibration,
+        schemes=[Scheme.named(name) for name in _names(schemes)],
+        observers=_observers(_names(observer), percentile),
+        max_tokens=calib_tokens,
+        settings=Settings(
+            num_speculative_tokens=num_speculative_tokens or TargetTrace.open(selection).num_speculative_tokens,
+            walk_only=True,
+            device=device,
+            kv_cache_dtype=kv_cache_dtype,
+        ),
+    )
+    if not json_:
+        _announce(comparison)
+    report = _run(comparison, keep, ["quark-eagle", *sys.argv[1:]], quiet=json_)
+    write_text(output, report.to_json())
+    if markdown is not None:
+        write_text(markdown, to_markdown(report))
+    if json_:
+        render.emit_json({**report.model_dump(mode="json"), "output": str(output)})
+    else:
+        _show(report, output)
+
+
+def _run(comparison: SchemeComparison, keep: Path | None, command_line: list[str], *, quiet: bool) -> SchemesReport:
+    from quark_eagle.documents.base import refuse_existing
+
+    progress = render.progress(quiet=quiet)
+    if keep is not None:
+        refuse_existing(keep, overwrite=False)
+        keep.mkdir()
+        return comparison.run(keep, keep=True, command_line=command_line, progress=progress)
+    with tempfile.TemporaryDirectory(prefix="quark-eagle-schemes-") as scratch:
+        return comparison.run(Path(scratch), command_line=command_line, progress=progress)
+
+
+def _names(text: str) -> list[str]:
+    """What stands between commas, each once.
+
+    >>> _names("fp8, ptpc_fp8,fp8")
+    ['fp8', 'ptpc_fp8']
+    """
+    return [*dict.fromkeys(name.strip() for name in text.split(",") if name.strip())]
+
+
+def _observers(names: Sequence[str], percentile: float | None) -> list[ObserverChoice]:
+    from quark_eagle.errors import UsageError
+    from quark_eagle.quantize.calibration.observer import Observer, ObserverChoice
+
+    chosen = [Observer.named(name) for name in names]
+    if percentile is not None and Observer.PERCENTILE not in chosen:
+        raise UsageError(f"--percentile {percentile:g}: means nothing without --observer percentile. Add it.")
+    return [ObserverChoice(observer=it, percentile=percentile if it is Observer.PERCENTILE else None) for it in chosen]
+
+
+def _announce(comparison: SchemeComparison) -> None:
+    """Say what it will take, before it starts."""
+    named = ", ".join(it.name for it in comparison.candidates)
+    seconds = render.duration(comparison.estimate_seconds())
+    observers = len({it.choice for it in comparison.candidates if it.choice is not None})
+    calibrated = "" if comparison.calibration is None else f", and calibrates {observers} times"
+    render.note(f"Compares {named} with bf16: replays {len(comparison.selection)} prompts for {seconds}{calibrated}.")
+
+
+def _show(report: SchemesReport, output: Path) -> None:
+    from quark_eagle.reporting.schemes import (
+        MODULE_HEADERS,
+        SCHEME_HEADERS,
+        module_rows,
+        next_command,
+        scheme_rows,
+        sentences,
+    )
+
+    render.show(render.table(SCHEME_HEADERS, scheme_rows(report), right=(1, 2, 3, 4)))
+    render.say()
+    render.show(render.table(MODULE_HEADERS, module_rows(report), right=(2, 3, 4)))
+    render.say()
+    for line in sentences(report):
+        render.say(line)
+    command = next_command(report)
+    render.say(f"All of it: {output}" + ("" if command is None else f"\nNext: {command}"))

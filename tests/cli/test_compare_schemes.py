@@ -1,0 +1,146 @@
+"""`compare-schemes`: what it asks for, what it writes and says, and that nothing else is left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from quark_eagle.cli.app import app
+from quark_eagle.compare.suggestion import suggested
+from quark_eagle.documents.schemes import SchemeResult, SchemesReport
+from quark_eagle.errors import QuarkEagleError
+from quark_eagle.reporting.schemes import next_command, to_markdown
+from tests.compare.conftest import as_selection
+from tests.quantize.calibration.calibration_trace import relabel, write_calibration_trace
+from tests.quantize.conftest import StandIn
+from tests.quantize.conftest import stand_in as stand_in  # a fixture is found by its name
+from tests.tiny_trace import write_tiny_trace
+
+
+def compare(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr."""
+    result = CliRunner().invoke(app, ["compare-schemes", *map(str, arguments)], env={"NO_COLOR": "1", "COLUMNS": "160"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def selection(tiny_draft: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("cli") / "trace"
+    return relabel(write_tiny_trace(directory, tiny_draft, num_prompts=6, num_generated=16), as_selection)
+
+
+@pytest.fixture(scope="module")
+def report(tiny_draft: Path, selection: Path, tmp_path_factory: pytest.TempPathFactory) -> SchemesReport:
+    """Of one dynamic scheme, which needs no Quark but its arithmetic."""
+    output = tmp_path_factory.mktemp("written") / "schemes.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("quark_eagle.quantize.stage.load_quark", lambda scheme: StandIn())
+        code, out, _ = compare(
+            tiny_draft, "--selection", selection, "--schemes", "ptpc_fp8", "--output", output, "--json"
+        )
+    assert code == 0
+    written = SchemesReport.read(output)
+    assert json.loads(out) == {**written.model_dump(mode="json"), "output": str(output)}
+    return written
+
+
+def test_it_says_what_it_will_take_what_it_found_and_what_next(
+    tiny_draft: Path, selection: Path, tmp_path: Path, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    files = ("--output", tmp_path / "schemes.json", "--markdown", tmp_path / "schemes.md")
+    code, out, err = compare(tiny_draft, "--selection", selection, "--schemes", "ptpc_fp8", *files)
+    assert code == 0
+    assert "Compares ptpc_fp8 with bf16: replays 6 prompts for" in err
+    for words in ("bytes a step", "90% interval", "vLLM 0.19-0.32: ROCm, CUDA, CPU*", "output, later steps"):
+        assert words in out
+    assert f"Next: quark-eagle quantize {tiny_draft} --output OUT --scheme ptpc_fp8 --trace PARITY_TRACE" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["schemes.json", "schemes.md"]
+    assert (tmp_path / "schemes.md").read_text() == to_markdown(SchemesReport.read(tmp_path / "schemes.json"))
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--schemes", "fp8"), "--calibration: not given, but fp8 writes scales"),
+        (("--schemes", "int8"), "is a scheme of Quark's, but not of FP8"),
+        (("--schemes", "ptpc_fp8", "--kv-cache-dtype", "fp8"), "--calibration: not given, but ptpc_fp8"),
+        (("--observer", "median"), "--observer median: is not known"),
+        (("--percentile", "99"), "means nothing without --observer percentile"),
+        (("--keep", "."), "is a directory"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_work(
+    tiny_draft: Path, selection: Path, tmp_path: Path, options: tuple[str, ...], why: str
+) -> None:
+    ptpc = () if "--schemes" in options else ("--schemes", "ptpc_fp8")
+    code, out, err = compare(
+        tiny_draft, "--selection", selection, "--output", tmp_path / "schemes.json", *ptpc, *options
+    )
+    assert (code, out) == (2, "")
+    assert why in err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_parity_trace_stays_unseen(tiny_draft: Path, tmp_path: Path) -> None:
+    parity = write_tiny_trace(tmp_path / "parity", tiny_draft, num_prompts=2)
+    calibration = write_calibration_trace(tmp_path / "calibration", tiny_draft, num_prompts=2)
+    code, _, err = compare(
+        tiny_draft, "--selection", parity, "--calibration", calibration, "-o", tmp_path / "schemes.json"
+    )
+    assert code == 5
+    assert "prompt-0: is labelled parity" in err
+    assert "must stay unseen until the verdict" in err
+
+
+def changed(report: SchemesReport, name: str, low: float, estimate: float, high: float) -> SchemeResult:
+    """A result of another name, whose τ changes so; all but ptpc_fp8 as if they had been calibrated."""
+    first = report.schemes[0]
+    assert first.difference is not None
+    assert first.difference.interval is not None
+    interval = first.difference.interval.model_copy(update={"low": low, "high": high})
+    difference = first.difference.model_copy(update={"estimate": estimate, "interval": interval})
+    observer = None if name == "ptpc_fp8" else {"name": "mse", "quark_class": "X", "parameters": {"num_bins": 2.0}}
+    content = first.model_dump() | {"name": name, "observer": observer, "difference": difference.model_dump()}
+    return SchemeResult.model_validate(content)
+
+
+def test_what_needs_no_calibration_is_suggested_unless_the_best_is_told_apart_from_it(report: SchemesReport) -> None:
+    dynamic = changed(report, "ptpc_fp8", -0.01, 0.0, 0.01)
+    near, better = changed(report, "fp8-a", -0.01, 0.005, 0.02), changed(report, "fp8-b", 0.03, 0.04, 0.05)
+    broken = better.model_copy(update={"verification": "broken"})
+    assert suggested([near, dynamic]) == "ptpc_fp8"
+    assert suggested([near, dynamic, better]) == "fp8-b"
+    assert suggested([near, dynamic, broken]) == "ptpc_fp8"
+    assert suggested([broken]) is None
+
+
+def test_a_static_suggestion_comes_with_its_calibration(report: SchemesReport) -> None:
+    static = changed(report, "fp8-mse", 0.0, 0.1, 0.2).model_copy(update={"scheme": "fp8"})
+    chosen = report.model_copy(
+        update={"schemes": [static], "suggested": "fp8-mse", "calibration": "seen before", "kv_cache_dtype": "fp8"}
+    )
+    command = next_command(chosen)
+    assert command is not None
+    assert "--scheme fp8 --calibration 'seen before' --observer mse --kv-cache-scales --trace PARITY_TRACE" in command
+
+
+def test_markdown_names_every_module_and_the_console_the_worst(report: SchemesReport) -> None:
+    text = to_markdown(report)
+    assert text.count("| ptpc\\_fp8 | layers.0.") == 7
+    ranks = [it.rank for it in report.schemes[0].worst]
+    assert ranks == sorted(ranks)
+
+
+def test_a_ratio_that_is_not_that_of_its_sums_is_refused(report: SchemesReport, tmp_path: Path) -> None:
+    content = json.loads(report.to_json())
+    content["schemes"][0]["modules"][0]["weight"]["sqnr_db"] += 1
+    (tmp_path / "schemes.json").write_text(json.dumps(content))
+    with pytest.raises(QuarkEagleError, match=r"modules\.0\.weight: .*but its sums of squares make"):
+        SchemesReport.read(tmp_path / "schemes.json")
