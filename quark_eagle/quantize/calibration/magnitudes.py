@@ -8,7 +8,7 @@ names the outliers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -137,8 +137,3 @@ def values_of(bits: Tensor) -> Tensor:
     tensor([0., 1., 2.])
     """
     return bits.to(torch.int16).view(torch.bfloat16).float()
-
-
-def peaks_from_json(content: Sequence[Mapping[str, object]]) -> tuple[Peak, ...]:
-    """Peaks from their fields as `dataclasses.asdict` gives them."""
-    return tuple(Peak(**peak) for peak in content)  # type: ignore[arg-type]
