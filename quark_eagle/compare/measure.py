@@ -13,6 +13,7 @@ from quark_eagle.compare.output_error import Layers
 from quark_eagle.compare.weight_error import weight_error
 from quark_eagle.deploy.verify import verify
 from quark_eagle.documents.base import write_text
+from quark_eagle.documents.parity import PromptResult
 from quark_eagle.documents.schemes import EngineRuns, ModuleErrors, SchemeResult
 from quark_eagle.opening import open_comparison
 from quark_eagle.parity.compare import Comparison
@@ -32,9 +33,14 @@ CONFIDENCE = 0.90  # of the interval, as the gate's
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One candidate: what was found, and its quantized layers, whose outputs are still to be measured."""
+    """One candidate: what was found, and its quantized layers, whose outputs are still to be measured.
+
+    Attributes:
+        prompts: its counts, prompt by prompt.
+    """
 
     result: SchemeResult
+    prompts: Sequence[PromptResult]
     layers: Layers
 
 
@@ -100,7 +106,7 @@ class Measuring:
             modules=[self._weight(quantized, module, name) for module, name in modules.items()],
         )
         layers = comparison.measurement.drafts[-1].linears
-        return Measured(result=result, layers={module: layers[module] for module in modules})
+        return Measured(result=result, prompts=report.prompts, layers={module: layers[module] for module in modules})
 
     def _open(self, directory: Path) -> Comparison:
         return open_comparison(

@@ -15,7 +15,7 @@ from pathlib import Path
 from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.compare.candidates import Candidate, candidates, require_calibration, require_selection
-from quark_eagle.compare.measure import Measured, Measuring, file_bytes
+from quark_eagle.compare.measure import CONFIDENCE, Measured, Measuring, file_bytes
 from quark_eagle.compare.output_error import OutputErrors, output_errors
 from quark_eagle.compare.suggestion import suggested
 from quark_eagle.documents.base import write_text
@@ -149,7 +149,8 @@ class SchemeComparison:
             if not keep:
                 shutil.rmtree(scratch / candidate.name)
         results = self._with_outputs(measured, progress)
-        return self._report(results, time.perf_counter() - started, command_line)
+        simplest = suggested(results, {it.result.name: it.prompts for it in measured}, CONFIDENCE)
+        return self._report(results, simplest, time.perf_counter() - started, command_line)
 
     def _calibrate(
         self, choice: ObserverChoice, scratch: Path, command_line: Sequence[str], progress: Progress
@@ -194,7 +195,9 @@ class SchemeComparison:
                 yield traced
                 task.advance(1)
 
-    def _report(self, results: list[SchemeResult], seconds: float, command_line: Sequence[str]) -> SchemesReport:
+    def _report(
+        self, results: list[SchemeResult], simplest: str | None, seconds: float, command_line: Sequence[str]
+    ) -> SchemesReport:
         settings, calibration = self.baseline.settings, self.calibration
         return SchemesReport(
             schema_version=1,
@@ -207,7 +210,7 @@ class SchemeComparison:
             baseline=self.baseline.sides[0].arm(),
             baseline_file_bytes=file_bytes(self.checkpoint),
             provenance=provenance(self.selection, settings, command_line, seconds=seconds),
-            suggested=suggested(results),
+            suggested=simplest,
             schemes=results,
         )
 

@@ -41,7 +41,7 @@ def sentences(report: SchemesReport) -> list[str]:
         f"τ of walks over {_num_prompts(report)} prompts of the selection split: chosen on these, a scheme is to be "
         "judged on others.",
     ]
-    said += [f"{it.name}: {_how_measured(report, it)}" for it in report.schemes]
+    said += _how_measured(report)
     said += [f"{it.name}: {finding}" for it in report.schemes if it.verification == "broken" for finding in it.findings]
     if report.suggested is None:
         said.append("None of them is verified and measured, so none is suggested.")
@@ -100,8 +100,13 @@ def _runs(it: SchemeResult) -> str:
     return "; ".join(f"{engine}: {', '.join(found)}" for engine, found in devices.items()) or "nowhere"
 
 
-def _how_measured(report: SchemesReport, it: SchemeResult) -> str:
-    return how_measured(report.provenance.model_copy(update={"candidate_fp8": it.computed}))
+def _how_measured(report: SchemesReport) -> list[str]:
+    """Where the counts come from and what was emulated, with the names of those it is true of."""
+    names: dict[str, list[str]] = {}
+    for it in report.schemes:
+        said = how_measured(report.provenance.model_copy(update={"candidate_fp8": it.computed}))
+        names.setdefault(said, []).append(it.name)
+    return [f"{', '.join(found)}: {said[0].lower()}{said[1:]}" for said, found in names.items()]
 
 
 def _num_prompts(report: SchemesReport) -> int:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from quark_eagle.cli.app import app
 from quark_eagle.compare.suggestion import suggested
+from quark_eagle.documents.parity import ParityReport, PromptResult
 from quark_eagle.documents.schemes import SchemeResult, SchemesReport
 from quark_eagle.errors import QuarkEagleError
 from quark_eagle.reporting.schemes import next_command, to_markdown
@@ -35,13 +36,19 @@ def selection(tiny_draft: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="module")
-def report(tiny_draft: Path, selection: Path, tmp_path_factory: pytest.TempPathFactory) -> SchemesReport:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `report` leaves what it made."""
+    return tmp_path_factory.mktemp("written") / "kept"
+
+
+@pytest.fixture(scope="module")
+def report(tiny_draft: Path, selection: Path, kept: Path) -> SchemesReport:
     """Of one dynamic scheme, which needs no Quark but its arithmetic."""
-    output = tmp_path_factory.mktemp("written") / "schemes.json"
+    output = kept.with_name("schemes.json")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("quark_eagle.quantize.stage.load_quark", lambda scheme: StandIn())
         code, out, _ = compare(
-            tiny_draft, "--selection", selection, "--schemes", "ptpc_fp8", "--output", output, "--json"
+            tiny_draft, "--selection", selection, "--schemes", "ptpc_fp8", "-o", output, "--keep", kept, "--json"
         )
     assert code == 0
     written = SchemesReport.read(output)
@@ -99,30 +106,37 @@ def test_a_parity_trace_stays_unseen(tiny_draft: Path, tmp_path: Path) -> None:
     assert "must stay unseen until the verdict" in err
 
 
-def changed(report: SchemesReport, name: str, low: float, estimate: float, high: float) -> SchemeResult:
-    """A result of another name, whose τ changes so; all but ptpc_fp8 as if they had been calibrated."""
+def renamed(report: SchemesReport, name: str, estimate: float) -> SchemeResult:
+    """A result of another name and change of τ; all but ptpc_fp8 as if they had been calibrated."""
     first = report.schemes[0]
     assert first.difference is not None
-    assert first.difference.interval is not None
-    interval = first.difference.interval.model_copy(update={"low": low, "high": high})
-    difference = first.difference.model_copy(update={"estimate": estimate, "interval": interval})
     observer = None if name == "ptpc_fp8" else {"name": "mse", "quark_class": "X", "parameters": {"num_bins": 2.0}}
-    content = first.model_dump() | {"name": name, "observer": observer, "difference": difference.model_dump()}
+    difference = first.difference.model_dump() | {"estimate": estimate}
+    content = first.model_dump() | {"name": name, "observer": observer, "difference": difference}
     return SchemeResult.model_validate(content)
 
 
-def test_what_needs_no_calibration_is_suggested_unless_the_best_is_told_apart_from_it(report: SchemesReport) -> None:
-    dynamic = changed(report, "ptpc_fp8", -0.01, 0.0, 0.01)
-    near, better = changed(report, "fp8-a", -0.01, 0.005, 0.02), changed(report, "fp8-b", 0.03, 0.04, 0.05)
-    broken = better.model_copy(update={"verification": "broken"})
-    assert suggested([near, dynamic]) == "ptpc_fp8"
-    assert suggested([near, dynamic, better]) == "fp8-b"
-    assert suggested([near, dynamic, broken]) == "ptpc_fp8"
-    assert suggested([broken]) is None
+def dead(prompt: PromptResult) -> PromptResult:
+    """The same prompt, of which the candidate got nothing accepted."""
+    walk = [prompt.num_generated_tokens - 1, 0, 0, 0]
+    return prompt.model_copy(update={"candidate": prompt.candidate.model_copy(update={"walk": walk})})
+
+
+def test_what_needs_no_calibration_is_suggested_unless_the_best_is_told_apart_from_it(
+    report: SchemesReport, kept: Path
+) -> None:
+    alive = ParityReport.read(kept / "ptpc_fp8.parity.json").prompts
+    dynamic, static = renamed(report, "ptpc_fp8", 0.0), renamed(report, "fp8-a", 0.01)
+    assert suggested([static, dynamic], {"ptpc_fp8": alive, "fp8-a": alive}, 0.9) == "ptpc_fp8"
+    worse = {"ptpc_fp8": [*map(dead, alive)], "fp8-a": alive}
+    assert suggested([static, dynamic], worse, 0.9) == "fp8-a"
+    broken = static.model_copy(update={"verification": "broken"})
+    assert suggested([broken, dynamic], worse, 0.9) == "ptpc_fp8"
+    assert suggested([broken], worse, 0.9) is None
 
 
 def test_a_static_suggestion_comes_with_its_calibration(report: SchemesReport) -> None:
-    static = changed(report, "fp8-mse", 0.0, 0.1, 0.2).model_copy(update={"scheme": "fp8"})
+    static = renamed(report, "fp8-mse", 0.1).model_copy(update={"scheme": "fp8"})
     chosen = report.model_copy(
         update={"schemes": [static], "suggested": "fp8-mse", "calibration": "seen before", "kv_cache_dtype": "fp8"}
     )

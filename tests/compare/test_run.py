@@ -21,11 +21,12 @@ from quark_eagle.documents.schemes import Error, SchemeResult, SchemesReport
 from quark_eagle.model.chain import Chain, Past
 from quark_eagle.model.eagle3 import Eagle3Draft
 from quark_eagle.parity.compare import Comparison
+from quark_eagle.parity.measurement import Settings
 from quark_eagle.quantize.calibration.run import Calibrated, CalibrationRun
 from quark_eagle.quantize.scheme import Scheme
 from quark_eagle.trace.target_trace import TargetTrace
 
-pytestmark = pytest.mark.quark
+pytestmark = [pytest.mark.quark, pytest.mark.usefixtures("real_quark")]
 
 NAMES = ["ptpc_fp8", "fp8-min_max", "fp8_channel_static-min_max"]
 DOWN = "layers.0.mlp.down_proj"
@@ -100,20 +101,30 @@ def naive_down_inputs(draft: Eagle3Draft, trace: TargetTrace) -> tuple[list[torc
     return first, later
 
 
+@pytest.fixture(scope="module")
+def down_inputs(tiny_draft: Path, selection_trace: Path) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    trace = TargetTrace.open(selection_trace)
+    return naive_down_inputs(loaded(tiny_draft, trace), trace)
+
+
+def loaded(directory: Path, trace: TargetTrace) -> Eagle3Draft:
+    checkpoint = Checkpoint.open(directory)
+    return Eagle3Draft.load(checkpoint, Eagle3Layout.of(checkpoint), trace.rows.weights)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_outputs_error_is_that_of_a_loop_over_single_places(
-    report: SchemesReport, tiny_draft: Path, selection_trace: Path, kept: Path, name: str
+    report: SchemesReport,
+    tiny_draft: Path,
+    selection_trace: Path,
+    kept: Path,
+    down_inputs: tuple[list[torch.Tensor], list[torch.Tensor]],
+    name: str,
 ) -> None:
     trace = TargetTrace.open(selection_trace)
-    drafts = []
-    for directory in (tiny_draft, kept / name):
-        checkpoint = Checkpoint.open(directory)
-        drafts.append(Eagle3Draft.load(checkpoint, Eagle3Layout.of(checkpoint), trace.rows.weights))
-    exact, quantized = (draft.linears[DOWN] for draft in drafts)
+    exact, quantized = (loaded(directory, trace).linears[DOWN] for directory in (tiny_draft, kept / name))
     found = next(it for it in named(report, name).modules if it.module == DOWN)
-    for inputs, error in zip(
-        naive_down_inputs(drafts[0], trace), (found.output_first_step, found.output_later_steps), strict=True
-    ):
+    for inputs, error in zip(down_inputs, (found.output_first_step, found.output_later_steps), strict=True):
         before = torch.cat([exact(x) for x in inputs]).double()
         after = torch.cat([quantized(x) for x in inputs]).double()
         assert error is not None
@@ -202,3 +213,17 @@ def _sqnr(error: Error | None) -> float:
 
 def _float32(number: float) -> float:
     return float(struct.unpack("<f", struct.pack("<f", number))[0])
+
+
+def test_a_kv_cache_in_fp8_has_calibrated_scales_under_every_scheme(
+    tiny_draft: Path, selection_trace: Path, calibration_trace: Path, tmp_path: Path
+) -> None:
+    settings = Settings(num_speculative_tokens=3, walk_only=True, kv_cache_dtype="fp8")
+    schemes = (Scheme.PTPC_FP8, Scheme.FP8)
+    made = SchemeComparison.open(
+        tiny_draft, selection_trace, calibration_trace, schemes=schemes, settings=settings
+    ).run(tmp_path)
+    assert [it.name for it in made.schemes] == ["ptpc_fp8-min_max", "fp8-min_max"]
+    assert [it.computed.kv_cache_scales for it in made.schemes] == ["checkpoint", "checkpoint"]
+    assert [it.computed.activation_scales for it in made.schemes] == ["per token", "static"]
+    assert [it.verification for it in made.schemes] == ["ok", "ok"]
