@@ -39,12 +39,18 @@ def open_comparison(
 ) -> Comparison:
     """A comparison in which the candidate computes what the engine would make of its files.
 
-    `parity` goes by tensors; which of them the engine casts on loading is for `deploy` to say. See
+    `parity` goes by tensors; which of them the engine casts on loading is for `deploy` to say, and what else it would
+    not run as it is meant, which replay cannot show and no verdict may pass. See
     `quark_eagle.parity.compare.Comparison.open` for arguments and errors; ``baseline`` may be a file of stored counts.
     k is by default that of the draft which was served along with the trace, for an anchor holds at that k alone.
+
+    Raises:
+        VerificationError: the candidate is quantized in a way that no rule covers, so that what was replayed would
+            say nothing about a server; or in one that only a server can measure.
     """
     from quark_eagle.checkpoint.layout import Eagle3Layout
     from quark_eagle.checkpoint.reader import Checkpoint
+    from quark_eagle.deploy.loadable import misread
     from quark_eagle.deploy.miscast import miscast_weights
     from quark_eagle.parity.compare import Comparison
     from quark_eagle.trace.target_trace import TargetTrace
@@ -63,6 +69,7 @@ def open_comparison(
         device=device,
         kv_cache_dtype=kv_cache_dtype,
         miscast=[slots[name].canonical.removesuffix(".weight") for name in weights],
+        misread=misread(checkpoint, opened.target.num_hidden_layers),
         candidate_name=candidate_name,
     )
 

@@ -106,6 +106,8 @@ class Arm(Document):
         config_sha256: of its config.json.
         weight_dtype: of its decoder layer's linear weights, in safetensors' spelling.
         miscast: modules whose weight the engine casts into a dtype it was not written in; computed as the engine would.
+        misread: modules or tensors that the engine would not run as they are meant, by its rules: no verdict passes
+            such a draft, whatever was counted; left out where there are none.
         step_bytes: what a draft step reads of it.
         calibrated_on: left out where its scales are made at run time, or nobody knows.
     """
@@ -116,12 +118,16 @@ class Arm(Document):
     family: str
     weight_dtype: str
     miscast: list[str]
+    misread: list[str] = Field(default_factory=list)
     step_bytes: StepBytes
     calibrated_on: CalibratedOn | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _present(serialize(self), "calibrated_on")
+        content = _present(serialize(self), "calibrated_on")
+        if not self.misread:
+            del content["misread"]
+        return content
 
 
 DraftSampleMethod = Literal["greedy", "probabilistic"]

@@ -66,6 +66,7 @@ class Comparison:
         device: str = "cpu",
         kv_cache_dtype: KvCacheDtype = "auto",
         miscast: Collection[str] = (),
+        misread: Collection[str] = (),
         candidate_name: str | None = None,
     ) -> Comparison:
         """Open, check and load.
@@ -81,6 +82,7 @@ class Comparison:
             device: see `Settings`.
             kv_cache_dtype: see `Settings`.
             miscast: canonical modules of the candidate that the engine casts into FP8 although they were kept.
+            misread: what of the candidate the engine would not run as it is meant: no verdict passes it.
             candidate_name: in the report, if its directory's name says nothing.
 
         Raises:
@@ -99,7 +101,7 @@ class Comparison:
         )
         stored = BaselineReport.read(baseline) if baseline.is_file() else None
         opened = TargetTrace.open(trace)
-        sides = [("candidate", Side.open(candidate, miscast, candidate_name))]
+        sides = [("candidate", Side.open(candidate, miscast, candidate_name, misread))]
         if stored is None:
             return cls(measurement=Measurement.open([("baseline", Side.open(baseline)), *sides], opened, settings))
         # Looked at before the draft is loaded: a stale file is told within a second.

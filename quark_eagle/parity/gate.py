@@ -15,7 +15,7 @@ from quark_eagle import __version__
 from quark_eagle.documents.parity import ParityReport
 from quark_eagle.documents.verdict import EXIT_CODES, STATED, Bias, Evidence, Verdict, Worth
 from quark_eagle.errors import QuarkEagleError, UsageError, findings
-from quark_eagle.parity.verdict import Judgement, Rules, judge, settled
+from quark_eagle.parity.verdict import Judgement, Rules, judge, settled, unless_misread
 
 
 def gate(
@@ -34,7 +34,8 @@ def gate(
         rules: by which it is judged.
         parity: where the report lies, for the record.
         worth: what FP8 can gain.
-        misread: modules that an engine would not load as they were meant: such a draft fails whatever was counted.
+        misread: modules that an engine would not load as they were meant, beside those that the report knows of: such a
+            draft fails whatever was counted.
         command_line: for the record.
 
     Raises:
@@ -58,10 +59,7 @@ def gate(
     )
     if rules.first_evidence is not None:
         _require_more_of_the_same(rules.first_evidence, evidence)
-    found = judge(report, rules)
-    if misread:
-        said = f"An engine would not load the candidate as it was meant: {', '.join(misread)}. `verify` says why."
-        found = replace(found, outcome="fail", rule="verification", reason=said, causes=())
+    found = unless_misread(judge(report, rules), misread)
     return _document(found, rules, evidence, worth, command_line)
 
 

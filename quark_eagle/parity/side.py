@@ -19,15 +19,27 @@ from quark_eagle.trace.target_trace import TargetTrace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One draft as it is loaded: its name, its files, its layout, and the modules that the engine casts wrongly."""
+    """One draft as it is loaded: its name, its files, its layout, and what the engine makes of it.
+
+    Attributes:
+        miscast: modules that the engine casts wrongly, and replay with it.
+        misread: what the engine would not run as it is meant, whether replay shows it or not.
+    """
 
     name: str
     checkpoint: Checkpoint
     layout: Eagle3Layout
     miscast: tuple[str, ...]
+    misread: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, directory: Path, miscast: Collection[str] = (), name: str | None = None) -> Side:
+    def open(
+        cls,
+        directory: Path,
+        miscast: Collection[str] = (),
+        name: str | None = None,
+        misread: Collection[str] = (),
+    ) -> Side:
         """The draft in a directory, from its headers; called as the directory if it has no other name."""
         checkpoint = Checkpoint.open(directory)
         return cls(
@@ -35,6 +47,7 @@ class Side:
             checkpoint=checkpoint,
             layout=Eagle3Layout.of(checkpoint),
             miscast=tuple(sorted(miscast)),
+            misread=tuple(misread),
         )
 
     def arm(self) -> Arm:
@@ -47,6 +60,7 @@ class Side:
             family=self.layout.family.value,
             weight_dtype=self.checkpoint.info(linear).dtype,
             miscast=list(self.miscast),
+            misread=list(self.misread),
             step_bytes=self._step_bytes(),
             calibrated_on=calibrated_on(self.checkpoint.directory),
         )

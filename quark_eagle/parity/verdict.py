@@ -13,12 +13,16 @@ The claim to prove is that τ falls by no more than a stated margin. In this ord
 5. The interval: pass if its lower end clears the margin, fail if its upper end does not reach it, else inconclusive.
    The two methods must share the outcome.
 6. Categories with a margin of their own: all must pass; one that fails after Holm's correction fails the whole.
+
+What an engine would not run as it is meant fails whatever was counted: replay may have computed another draft than it
+would. Where the counts fail it too, they say so.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -154,11 +158,8 @@ def judge(report: ParityReport, rules: Rules | None = None) -> Judgement:
     conversations = Conversations.of(report.prompts)
     difference = paired_difference(conversations, rules.confidence, num_resamples=rules.num_resamples, seed=rules.seed)
     if difference is None:
-        return Judgement(
-            outcome="unusable",
-            rule="nothing evaluated",
-            reason=_nothing(report),
-        )
+        nothing = Judgement(outcome="unusable", rule="nothing evaluated", reason=_nothing(report))
+        return unless_misread(nothing, report.candidate.misread)
     power = _power(conversations, difference.estimate, rules)
     noise = noise_floor(report.prompts, rules.confidence)
     found = _before_the_interval(report, difference, noise, rules) or judge_difference(difference, rules, power)
@@ -176,7 +177,16 @@ def judge(report: ParityReport, rules: Rules | None = None) -> Judgement:
         found = _with_categories(found, categories, category_margin)
     elif rules.category_margin is not None:  # they were to gate, and are not looked at
         categories = [it.model_copy(update={"margin": rules.category_margin}) for it in categories]
+    found = unless_misread(found, report.candidate.misread)
     return replace(found, difference=difference, noise=noise, categories=tuple(categories), power=power)
+
+
+def unless_misread(found: Judgement, modules: Sequence[str]) -> Judgement:
+    """The verdict, which is a fail if an engine would not load some modules as they were meant."""
+    if not modules or found.outcome == "fail":
+        return found
+    said = f"An engine would not load the candidate as it was meant: {', '.join(modules)}. `verify` says why."
+    return replace(found, outcome="fail", rule="verification", reason=said, causes=())
 
 
 def judge_difference(difference: Difference, rules: Rules, power: Power | None = None) -> Judgement:

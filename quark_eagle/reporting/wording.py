@@ -149,6 +149,9 @@ def warnings(verdict: Verdict) -> list[str]:
         for arm in (verdict.evidence.baseline, verdict.evidence.candidate)
         if arm.miscast
     ]
+    candidate = verdict.evidence.candidate
+    if candidate.misread and verdict.rule != "verification":  # there the reason says it
+        found.append(f"An engine would not load {candidate.name} as it was meant: {', '.join(candidate.misread)}.")
     stored = verdict.evidence.provenance.stored_baseline
     if stored is not None:
         noted = f"; {'; '.join(stored.noted)}" if stored.noted else ""
