@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
 from quark_eagle import __version__
+from quark_eagle.documents.arithmetic import Fp8Arithmetic
 from quark_eagle.documents.parity import ParityReport
 from quark_eagle.documents.verdict import EXIT_CODES, STATED, Bias, Evidence, Verdict, Worth
 from quark_eagle.errors import QuarkEagleError, UsageError, findings
@@ -167,6 +168,7 @@ def _require_more_of_the_same(first: Evidence, second: Evidence) -> None:
         ("target", first.provenance.target, second.provenance.target),
         ("sampling", first.provenance.sampling, second.provenance.sampling),
         ("k", first.num_speculative_tokens, second.num_speculative_tokens),
+        *_arithmetic_of_both(first.provenance.candidate_fp8, second.provenance.candidate_fp8),
     )
     problems = [f"{name}: wanted {before}, found {now}." for name, before, now in both if before != now]
     if second.num_prompts <= first.num_prompts:
@@ -174,3 +176,10 @@ def _require_more_of_the_same(first: Evidence, second: Evidence) -> None:
     if problems:
         advice = "A second look judges the same drafts on more prompts. Record more and measure again."
         raise UsageError(findings(second.parity, problems, advice))
+
+
+def _arithmetic_of_both(first: Fp8Arithmetic | None, second: Fp8Arithmetic | None) -> Iterator[tuple[str, str, str]]:
+    """(name, the first look's, now's) of how the candidate's FP8 was computed; "none" where nothing was."""
+    for field in Fp8Arithmetic.model_fields:
+        before, now = (str(getattr(fp8, field, None)).lower() for fp8 in (first, second))
+        yield f"candidate's {field}", before, now

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from quark_eagle.documents.arithmetic import Fp8Arithmetic
 from quark_eagle.documents.parity import ParityReport
 from quark_eagle.documents.verdict import Verdict
 from quark_eagle.errors import QuarkEagleError, StorageError, TraceMismatchError, UsageError
@@ -130,6 +131,27 @@ def test_a_second_look_at_another_draft_is_refused(measured: ParityReport, tmp_p
     )
     with pytest.raises(UsageError, match="candidate weights: wanted"):
         decided(other, second, noise=6)
+
+
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [("kv_cache_dtype", "fp8"), ("products", "device"), ("activation_scales", "static"), ("kv_cache_scales", "1.0")],
+)
+def test_a_second_look_at_another_arithmetic_is_refused(
+    measured: ParityReport, tmp_path: Path, field: str, other: str
+) -> None:
+    """A cache in FP8 is another draft to the engine, though its files are the same."""
+
+    def computed(**changed: str) -> ParityReport:
+        known = {"products": "emulated", "activation_scales": "per token", "kv_cache_dtype": "auto"}
+        fp8 = Fp8Arithmetic.model_validate({**known, "kv_cache_scales": None, **changed})
+        provenance = measured.provenance.model_copy(update={"candidate_fp8": fp8})
+        return measured.model_copy(update={"provenance": provenance})
+
+    first = decided(computed(), Rules(margin=0.005, looks=2, **QUICK), noise=6)
+    second = first_look(written(first, tmp_path), Rules(margin=0.005, **QUICK))
+    with pytest.raises(UsageError, match=f"candidate's {field}: wanted .*, found {other}"):
+        decided(computed(**{field: other}), second, noise=6)
 
 
 def test_what_is_no_verdict_is_no_first_look(tmp_path: Path) -> None:
