@@ -7,7 +7,9 @@ do beside it, quantizing queries and probabilities too (FlashAttention 3, AITER)
 
 The scales are those of the checkpoint, ``self_attn.k_scale`` and ``self_attn.v_scale``. Where it has none, vLLM takes 1
 (``layers/quantization/kv_cache.py``, `process_weights_after_loading`): values above 448 are cut off, and those below
-2**-10 vanish.
+2**-10 vanish. Quark's scales are rounded to the model's dtype, in which their parameters are made
+(`KVCacheScaleParameter` there); those of compressed-tensors stay float32 (``compressed_tensors.py``,
+`CompressedTensorsKVCacheMethod.create_weights`).
 """
 
 from __future__ import annotations
@@ -43,11 +45,17 @@ class Fp8Cache:
         return (q.float() * self.scale).to(x.dtype)
 
 
-def store_in(draft: Eagle3Draft, dtype: KvCacheDtype) -> None:
-    """Have a draft keep its KV cache in this dtype from now on."""
+def store_in(draft: Eagle3Draft, dtype: KvCacheDtype, *, rounds_scales: bool = False) -> None:
+    """Have a draft keep its KV cache in this dtype from now on.
+
+    Args:
+        draft: that stores.
+        dtype: of the cache.
+        rounds_scales: whether the engine rounds the checkpoint's scales to the model's dtype.
+    """
     draft.caches.clear()
     if dtype == "fp8":
-        draft.caches.update(_fp8_caches(draft))
+        draft.caches.update(_fp8_caches(draft, draft.dtype if rounds_scales else torch.float32))
 
 
 def has_cache_scales(draft: Eagle3Draft) -> bool:
@@ -56,11 +64,11 @@ def has_cache_scales(draft: Eagle3Draft) -> bool:
     return all(name in draft.weights for layer in layers for name in _scale_names(layer).values())
 
 
-def _fp8_caches(draft: Eagle3Draft) -> Iterator[tuple[str, Fp8Cache]]:
+def _fp8_caches(draft: Eagle3Draft, scale_dtype: torch.dtype) -> Iterator[tuple[str, Fp8Cache]]:
     for layer in range(draft.geometry.num_layers):
         for kind, name in _scale_names(layer).items():
             scale = draft.weights.get(name, torch.ones((), device=draft.device))
-            as_loaded = scale.reshape(()).to(draft.dtype).float()  # vLLM's parameter has the model's dtype
+            as_loaded = scale.reshape(()).to(scale_dtype).float()
             yield f"layers.{layer}.self_attn.{kind}", Fp8Cache(as_loaded)
 
 

@@ -124,7 +124,7 @@ class Measurement:
                 )
             )
             if part == "candidate":
-                store_in(drafts[-1], settings.kv_cache_dtype)
+                store_in(drafts[-1], settings.kv_cache_dtype, rounds_scales=side.is_in_quarks_format)
         return cls(
             sides=tuple(side for _, side in sides), drafts=tuple(drafts), trace=trace, settings=settings, method=method
         )

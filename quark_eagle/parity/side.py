@@ -50,6 +50,11 @@ class Side:
             misread=tuple(misread),
         )
 
+    @property
+    def is_in_quarks_format(self) -> bool:
+        """Whether its ``quantization_config`` is Quark's own."""
+        return (self.checkpoint.quantization_config or {}).get("quant_method") == "quark"
+
     def arm(self) -> Arm:
         """How a report identifies it; reads all its bytes."""
         linear = self.layout.by_canonical["layers.0.mlp.down_proj.weight"]

@@ -37,6 +37,19 @@ def test_without_a_scale_small_values_vanish() -> None:
     assert Fp8Cache(torch.tensor(1.0))(torch.tensor([2.0**-11, 2.0**-9])).tolist() == [0.0, 2.0**-9]
 
 
+@pytest.mark.parametrize("rounds_scales", [True, False])
+def test_only_where_the_parameter_has_the_models_dtype_is_a_scale_rounded(tmp_path: Path, rounds_scales: bool) -> None:
+    source = write_tiny_draft(tmp_path)
+    scale = torch.tensor(0.1)
+    write_tensors(source, tiny_tensors(TinyDraft()) | {"midlayer.self_attn.k_scale": scale})
+    draft = loaded(source)
+    store_in(draft, "fp8", rounds_scales=rounds_scales)
+    cache = draft.caches["layers.0.self_attn.keys"]
+    assert isinstance(cache, Fp8Cache)
+    assert scale.bfloat16().float() != scale
+    assert cache.scale == (scale.bfloat16().float() if rounds_scales else scale)
+
+
 @pytest.mark.parametrize("with_scales", [True, False])
 def test_a_draft_stores_turned_keys_and_values_under_its_own_scales(tmp_path: Path, with_scales: bool) -> None:
     """The checkpoint's where it has them, and the 1 that vLLM takes where it has none."""
