@@ -48,11 +48,13 @@ def compare_schemes(
         str, typer.Option(metavar="NAMES", help="Schemes to compare, with commas between.")
     ] = ALL_SCHEMES,
     observer: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="NAMES", help="Static schemes are made once with each: min_max, percentile, mse, with commas."
+            metavar="NAMES",
+            help="Static schemes are made once with each, with commas: min_max (default), percentile, mse.",
+            show_default=False,
         ),
-    ] = "min_max",
+    ] = None,
     percentile: PercentileOption = None,
     calib_tokens: CalibTokensOption = None,
     num_speculative_tokens: Annotated[
@@ -98,14 +100,26 @@ def compare_schemes(
     from quark_eagle.reporting.schemes import to_markdown
     from quark_eagle.trace.target_trace import TargetTrace
 
+    named = [Scheme.named(name) for name in _names("--schemes", schemes)]
+    observers = _observers(_names("--observer", "min_max" if observer is None else observer), percentile)
+    if kv_cache_dtype == "auto" and not any(scheme.needs_calibration for scheme in named):
+        _refuse_pointless(
+            {
+                "--calibration": calibration,
+                "--observer": observer,
+                "--percentile": percentile,
+                "--calib-tokens": calib_tokens,
+            }
+        )
+    _refuse_one_file(output, markdown)
     for file in filter(None, (output, markdown)):
         refuse_existing(file, overwrite=overwrite)
     comparison = SchemeComparison.open(
         resolve(at_revision(draft, revision)),
         selection,
         calibration,
-        schemes=[Scheme.named(name) for name in _names(schemes)],
-        observers=_observers(_names(observer), percentile),
+        schemes=named,
+        observers=observers,
         max_tokens=calib_tokens,
         settings=Settings(
             num_speculative_tokens=num_speculative_tokens or TargetTrace.open(selection).num_speculative_tokens,
@@ -138,13 +152,44 @@ def _run(comparison: SchemeComparison, keep: Path | None, command_line: list[str
         return comparison.run(Path(scratch), command_line=command_line, progress=progress)
 
 
-def _names(text: str) -> list[str]:
+def _names(option: str, text: str) -> list[str]:
     """What stands between commas, each once.
 
-    >>> _names("fp8, ptpc_fp8,fp8")
+    Raises:
+        UsageError: nothing does.
+
+    >>> _names("--schemes", "fp8, ptpc_fp8,fp8")
     ['fp8', 'ptpc_fp8']
     """
-    return [*dict.fromkeys(name.strip() for name in text.split(",") if name.strip())]
+    from quark_eagle.errors import UsageError
+
+    names = [*dict.fromkeys(name.strip() for name in text.split(",") if name.strip())]
+    if not names:
+        raise UsageError(
+            f"{option} {text!r}: names nothing, but one name was needed at least. Name one, or leave it out."
+        )
+    return names
+
+
+def _refuse_pointless(options: dict[str, object]) -> None:
+    """Options of a calibration where none is made, as `quantize` refuses them."""
+    from quark_eagle.errors import UsageError
+
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)}: no scheme in --schemes is calibrated, so this would be read by nobody. Leave it out, "
+            "or add a static scheme or --kv-cache-dtype fp8."
+        )
+
+
+def _refuse_one_file(output: Path, markdown: Path | None) -> None:
+    from quark_eagle.errors import UsageError
+
+    if markdown is not None and markdown.resolve() == output.resolve():
+        raise UsageError(
+            f"--output and --markdown: both are {output}, and one would replace the other. Give two files."
+        )
 
 
 def _observers(names: Sequence[str], percentile: float | None) -> list[ObserverChoice]:

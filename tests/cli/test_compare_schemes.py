@@ -81,6 +81,12 @@ def test_it_says_what_it_will_take_what_it_found_and_what_next(
         (("--observer", "median"), "--observer median: is not known"),
         (("--percentile", "99"), "means nothing without --observer percentile"),
         (("--keep", "."), "is a directory"),
+        (("--schemes", ""), "--schemes '': names nothing"),
+        (("--observer", " ,"), "--observer ' ,': names nothing"),
+        (("--observer", "mse"), "--observer: no scheme in --schemes is calibrated"),
+        (("--calibration", "TRACE", "--calib-tokens", "9"), "--calibration, --calib-tokens: no scheme in --schemes is"),
+        (("--observer", "percentile", "--percentile", "99"), "--observer, --percentile: no scheme in --schemes is"),
+        (("--output", "one.json", "--markdown", "./one.json"), "both are one.json, and one would replace the other"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_work(
