@@ -173,7 +173,7 @@ def quantize(
         max_tokens=calib_tokens,
         kv_cache_scales=kv_cache_scales,
     )
-    job = None if dry_run else arguments.job(scheme, target, record_options, limit, num_speculative_tokens, device)
+    job = arguments.job(scheme, target, record_options, limit, num_speculative_tokens, device)
     checkpoint = Checkpoint.open(resolve(at_revision(draft, revision)))
     layout = Eagle3Layout.of(checkpoint)
     plan = QuantPlan.of(layout, scheme, keep or (), quantize_fc, format)

@@ -36,6 +36,25 @@ def test_a_static_scheme_with_nothing_to_calibrate_on_says_what_to_do(tiny_draft
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--scheme", "fp8"), "--split calibration"),
+        (("--observer", "mse"), "there is nothing to calibrate"),
+        (("--scheme", "fp8", "--calibration", "TRACE", "--observer", "median"), "is not known"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would_refuse(tiny_draft: Path, options: tuple[str, ...], why: str) -> None:
+    code, out, err = quantize(tiny_draft, "--dry-run", *options)
+    assert (code, out) == (2, "")
+    assert why in err
+
+
+def test_the_help_says_which_observers_are_refused_and_why() -> None:
+    help_ = " ".join(quantize("--help")[1].replace("│", " ").split())
+    assert "its histogram observers are refused, because in 0.13 they give no FP8 scale" in help_
+
+
 def test_a_dynamic_scheme_has_nothing_to_calibrate(tiny_draft: Path, tmp_path: Path, calibration: Path) -> None:
     code, _, err = quantize(tiny_draft, "-o", tmp_path / "fp8", "--calibration", calibration, "--observer", "mse")
     assert code == 2
