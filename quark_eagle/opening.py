@@ -42,7 +42,8 @@ def open_comparison(
     `parity` goes by tensors; which of them the engine casts on loading is for `deploy` to say, and what else it would
     not run as it is meant, which replay cannot show and no verdict may pass. See
     `quark_eagle.parity.compare.Comparison.open` for arguments and errors; ``baseline`` may be a file of stored counts.
-    k is by default that of the draft which was served along with the trace, for an anchor holds at that k alone.
+    k is by default that of the draft which was served along with the trace, for an anchor holds at that k alone. A KV
+    cache of dtype ``auto`` is in FP8 where the candidate's own config has an engine keep it so.
 
     Raises:
         VerificationError: the candidate is quantized in a way that no rule covers, so that what was replayed would
@@ -50,7 +51,7 @@ def open_comparison(
     """
     from quark_eagle.checkpoint.layout import Eagle3Layout
     from quark_eagle.checkpoint.reader import Checkpoint
-    from quark_eagle.deploy.loadable import misread
+    from quark_eagle.deploy.loadable import makes_fp8_cache, misread
     from quark_eagle.deploy.miscast import miscast_weights
     from quark_eagle.parity.compare import Comparison
     from quark_eagle.trace.target_trace import TargetTrace
@@ -58,6 +59,7 @@ def open_comparison(
     checkpoint, opened = Checkpoint.open(candidate), TargetTrace.open(trace)
     weights = miscast_weights(checkpoint, opened.target.num_hidden_layers)
     slots = Eagle3Layout.of(checkpoint).slots
+    not_as_meant = misread(checkpoint, opened.target.num_hidden_layers)
     return Comparison.open(
         baseline,
         candidate,
@@ -67,9 +69,9 @@ def open_comparison(
         walk_only=walk_only,
         draft_sample_method=draft_sample_method,
         device=device,
-        kv_cache_dtype=kv_cache_dtype,
+        kv_cache_dtype="fp8" if makes_fp8_cache(checkpoint) else kv_cache_dtype,
         miscast=[slots[name].canonical.removesuffix(".weight") for name in weights],
-        misread=misread(checkpoint, opened.target.num_hidden_layers),
+        misread=not_as_meant,
         candidate_name=candidate_name,
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from quark_eagle.checked import Check, Checked, Judged
 from quark_eagle.opening import open_comparison, open_served
@@ -152,7 +152,8 @@ def quantize_and_check(
                 activation_scales=None if calibrated is None else calibrated.scales,
                 command_line=command_line,
             )
-            checked = _measure(job, staging, _trace(job), result)
+            has_cache_scales = calibrated is not None and bool(calibrated.scales.keys)
+            checked = _measure(job, staging, _trace(job), result, "fp8" if has_cache_scales else "auto")
             if calibrating is not None and calibrated is not None:
                 calibrating.write(calibrated)
             if not checked.published:
@@ -164,8 +165,13 @@ def quantize_and_check(
     return checked
 
 
-def _measure(job: _Job, staging: Path, trace: Path, result: QuantizeResult) -> Checked:
-    """Verify and replay what was staged, serve it if that is asked for and it may still be published, and decide."""
+def _measure(
+    job: _Job, staging: Path, trace: Path, result: QuantizeResult, kv_cache_dtype: Literal["auto", "fp8"]
+) -> Checked:
+    """Verify and replay what was staged, serve it if that is asked for and it may still be published, and decide.
+
+    A draft that was given scales of an FP8 KV cache is judged with one.
+    """
     from quark_eagle.documents.base import write_text
 
     check = job.check
@@ -175,6 +181,7 @@ def _measure(job: _Job, staging: Path, trace: Path, result: QuantizeResult) -> C
         trace,
         num_speculative_tokens=check.num_speculative_tokens,
         device=check.device,
+        kv_cache_dtype=kv_cache_dtype,
         candidate_name=job.output.name,
     )
     verification = _verify(staging, job.checkpoint.directory, comparison, job.progress)

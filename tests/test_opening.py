@@ -12,11 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from quark_eagle.checkpoint.layout import Eagle3Layout
+from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.deploy.verify import verify
 from quark_eagle.errors import VerificationError
+from quark_eagle.model.kv_cache import Fp8Cache, KvCacheDtype
 from quark_eagle.opening import open_comparison
 from quark_eagle.parity.gate import gate
 from quark_eagle.parity.verdict import Rules, judge
+from quark_eagle.quantize.compressed_tensors import compressed_tensors_config
+from quark_eagle.quantize.format import Format
+from quark_eagle.quantize.plan import QuantPlan
 from quark_eagle.quantize.quantization_config import quantization_config
 from quark_eagle.quantize.scheme import PTPC_FP8, Scheme
 from tests.static_draft import write_static_draft
@@ -126,6 +132,29 @@ def test_activations_scaled_by_the_whole_batch_are_not_replayed(
     assert verify(dynamic).errors == ()
     with pytest.raises(VerificationError, match="fp8, dynamic, but replay scales activations per token"):
         open_comparison(draft, dynamic, trace)
+
+
+def with_a_cache_scheme(config: dict[str, Any], plan: QuantPlan) -> dict[str, Any]:
+    return compressed_tensors_config(plan, kv_cache=True)
+
+
+def test_auto_is_the_cache_that_the_candidates_own_config_asks_for(
+    draft: Path, static: Path, trace: Path, tmp_path: Path
+) -> None:
+    """compressed-tensors' kv_cache_scheme makes it FP8, with float32 scales; Quark's config leaves it to serving."""
+    plan = QuantPlan.of(Eagle3Layout.of(Checkpoint.open(draft)), scheme=Scheme.FP8, format=Format.COMPRESSED_TENSORS)
+    compressed = edited(static, tmp_path / "compressed", quantization=lambda config: with_a_cache_scheme(config, plan))
+    stored = load_file(static / "model.safetensors")["midlayer.self_attn.k_scale"]
+    cases: tuple[tuple[Path, KvCacheDtype, KvCacheDtype, torch.Tensor | None], ...] = (
+        (static, "auto", "auto", None),
+        (static, "fp8", "fp8", stored.bfloat16().float()),
+        (compressed, "auto", "fp8", stored.float()),
+    )
+    for candidate, asked, found, scale in cases:
+        comparison = open_comparison(draft, candidate, trace, walk_only=True, kv_cache_dtype=asked)
+        assert comparison.measurement.settings.kv_cache_dtype == found
+        cache = comparison.drafts[1].caches.get("layers.0.self_attn.keys")
+        assert (cache.scale if isinstance(cache, Fp8Cache) else None) == scale
 
 
 def test_what_no_rule_covers_is_not_evaluated(draft: Path, static: Path, trace: Path, tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ from quark_eagle.errors import EngineError, TraceMismatchError, UsageError
 from quark_eagle.opening import open_comparison
 from quark_eagle.parity.verdict import Rules, judge
 from quark_eagle.pipeline import quantize_and_check
+from quark_eagle.quantize.activation_scales import ActivationScales
 from quark_eagle.quantize.plan import QuantPlan
+from quark_eagle.reporting.wording import how_measured
 from quark_eagle.serve_options import ServeOptions
 from quark_eagle.trace.prompts import Prompt, PromptSet
 from quark_eagle.trace.record_options import RecordOptions
@@ -69,7 +71,7 @@ def fake_stage(monkeypatch: pytest.MonkeyPatch, exclude: Sequence[str]) -> list[
 def run(draft: Path, output: Path, **options: Any) -> Checked:
     checkpoint = Checkpoint.open(draft)
     layout = Eagle3Layout.of(checkpoint)
-    ours = {name: options.pop(name) for name in ("overwrite", "command_line") if name in options}
+    ours = {name: options.pop(name) for name in ("overwrite", "command_line", "calibrating") if name in options}
     check = Check(rules=options.pop("rules", WIDE), **options)
     return quantize_and_check(checkpoint, layout, QuantPlan.of(layout), output, check, **ours)
 
@@ -91,6 +93,22 @@ def test_a_draft_that_keeps_its_acceptance_is_published_with_its_report(
     assert report == checked.report
     assert report.candidate.name == "out"
     assert "Published." in checked.sentences()[-1]
+
+
+def test_a_draft_with_scales_of_an_fp8_cache_is_judged_with_such_a_cache(
+    pair: tuple[Path, Path], tmp_path: Path, staging_with: list[Path]
+) -> None:
+    scales = ActivationScales(inputs={}, keys={0: 0.1}, values={0: 0.1})
+    calibrating = SimpleNamespace(
+        run=lambda judged_on: SimpleNamespace(scales=scales), write=lambda calibrated: None, forget=lambda: None
+    )
+    checked = run(pair[0], tmp_path / "out", trace=pair[1], calibrating=calibrating)
+    computed = checked.report.provenance.candidate_fp8
+    assert computed is not None
+    assert computed.kv_cache_dtype == "fp8"
+    evidence = checked.verdict.evidence
+    assert evidence is not None
+    assert "an emulated FP8 KV cache" in how_measured(evidence.provenance)
 
 
 def test_a_collapsed_draft_is_not_published_but_its_report_is(

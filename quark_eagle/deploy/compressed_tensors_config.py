@@ -108,6 +108,7 @@ class CompressedTensorsConfig:
             declared_by="kv_cache_scheme",
             tensors={"k_scale": "k_scale", "v_scale": "v_scale"},
             shape=(1,),
+            makes_fp8=self.quantizes_cache,
         )
 
     def answer(self, lookup: str) -> Answer:

@@ -76,6 +76,8 @@ class CacheScales:
         tensors: parameter of the attention → its tensor on disk, by the name below ``self_attn``.
         shape: of the parameter that the engine builds.
         dtype: of it: Quark's is made in the model's (``kv_cache.py``, `KVCacheScaleParameter`), and rounds the scale.
+        makes_fp8: whether the cache is in FP8 wherever serving says ``auto``: vLLM 0.32 asks for a ``kv_cache_scheme``
+            (``layers/attention/attention.py``, `Attention.__init__`), which Quark's config does not have.
         dropped_by: the entry that keeps the attention itself, so that it takes no scales; None if none does.
     """
 
@@ -84,6 +86,7 @@ class CacheScales:
     tensors: Mapping[str, str]
     shape: tuple[int, ...]
     dtype: str = "F32"
+    makes_fp8: bool = False
     dropped_by: str | None = None
 
 

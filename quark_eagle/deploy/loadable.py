@@ -79,6 +79,20 @@ def misread(checkpoint: Checkpoint, num_target_layers: int, engine_version: str 
     return tuple(dict.fromkeys(finding.subject for finding in found))
 
 
+def makes_fp8_cache(checkpoint: Checkpoint) -> bool:
+    """Whether the draft's own config has its KV cache in FP8 where serving says ``auto``.
+
+    Raises:
+        VerificationError: it is quantized in a way that the rules do not cover.
+    """
+    rules = rules_for(None).rules
+    config = EngineConfig.of(checkpoint.config, rules)
+    quantization = quantization_of(checkpoint, rules) if checkpoint.is_quantized else None
+    if quantization is None or "key_value_rank" in config.dimensions:  # a latent cache is not asked
+        return False
+    return quantization.cache_scales("model.layers.1.self_attn.attn").makes_fp8
+
+
 def _foretold(
     checkpoint: Checkpoint, rules: EngineRules, num_target_layers: int | None
 ) -> tuple[list[Finding], tuple[RuntimeModule, ...]]:
