@@ -109,7 +109,8 @@ class Arm(Document):
         misread: modules or tensors that the engine would not run as they are meant, by its rules: no verdict passes
             such a draft, whatever was counted; left out where there are none.
         step_bytes: what a draft step reads of it.
-        calibrated_on: left out where its scales are made at run time, or nobody knows.
+        calibrated_on: "unknown" where it has static scales and no record of them; left out where its scales are made at
+            run time.
     """
 
     name: str
@@ -120,7 +121,7 @@ class Arm(Document):
     miscast: list[str]
     misread: list[str] = Field(default_factory=list)
     step_bytes: StepBytes
-    calibrated_on: CalibratedOn | None = None
+    calibrated_on: CalibratedOn | Literal["unknown"] | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def calibrated_on(directory: Path) -> CalibratedOn | None:
 def contaminated(report: ParityReport) -> str | None:
     """Why a measurement cannot be judged: prompts that the candidate was calibrated on, all of them; None if none."""
     known = report.candidate.calibrated_on
-    seen = frozenset() if known is None else frozenset(known.prompts)
+    seen = frozenset(known.prompts) if isinstance(known, CalibratedOn) else frozenset()
     both = [prompt for prompt in report.prompts if prompt.sha256 in seen]
     if not both:
         return None

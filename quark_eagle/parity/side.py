@@ -67,8 +67,13 @@ class Side:
             miscast=list(self.miscast),
             misread=list(self.misread),
             step_bytes=self._step_bytes(),
-            calibrated_on=calibrated_on(self.checkpoint.directory),
+            calibrated_on=calibrated_on(self.checkpoint.directory) or ("unknown" if self._is_static else None),
         )
+
+    @property
+    def _is_static(self) -> bool:
+        """Whether it has scales that somebody calibrated."""
+        return any(name.endswith((".input_scale", ".k_scale", ".v_scale")) for name in self.checkpoint.tensors)
 
     def _step_bytes(self) -> StepBytes:
         step = Footprint.of(self.checkpoint, self.layout, ()).step

@@ -152,6 +152,10 @@ def warnings(verdict: Verdict) -> list[str]:
     candidate = verdict.evidence.candidate
     if candidate.misread and verdict.rule != "verification":  # there the reason says it
         found.append(f"An engine would not load {candidate.name} as it was meant: {', '.join(candidate.misread)}.")
+    if candidate.calibrated_on == "unknown":
+        found.append(
+            f"{candidate.name} has static scales, calibrated on: unknown. No record says which prompts it saw."
+        )
     stored = verdict.evidence.provenance.stored_baseline
     if stored is not None:
         noted = f"; {'; '.join(stored.noted)}" if stored.noted else ""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from quark_eagle.documents.parity import CalibratedOn, ParityReport
 from quark_eagle.errors import CheckpointError
@@ -14,7 +15,10 @@ from quark_eagle.parity.calibrated_on import calibrated_on
 from quark_eagle.parity.gate import gate
 from quark_eagle.parity.side import Side
 from quark_eagle.parity.verdict import Rules, judge
+from quark_eagle.reporting.markdown import to_markdown
+from quark_eagle.reporting.wording import warnings
 from tests.reports import AT_PAR, report
+from tests.tiny import TinyDraft, tiny_tensors, write_tensors, write_tiny_draft
 
 
 def calibrated(measured: ParityReport, prompts: Sequence[str]) -> ParityReport:
@@ -69,6 +73,21 @@ def test_a_draft_says_what_it_was_calibrated_on(tmp_path: Path, tiny_draft: Path
         assert Side.open(draft).arm().calibrated_on == found
     record.write_text(json.dumps({"schema_version": 1}))
     assert calibrated_on(draft) is None
+
+
+def test_static_scales_without_a_record_are_said_to_be_of_unknown_origin(tmp_path: Path) -> None:
+    draft = write_tiny_draft(tmp_path / "draft")
+    scale = {"midlayer.self_attn.k_scale": torch.tensor(0.1)}
+    write_tensors(draft, tiny_tensors(TinyDraft()) | scale)
+    arm = Side.open(draft).arm()
+    assert arm.calibrated_on == "unknown"
+    measured = report(AT_PAR)
+    of_unknown = measured.candidate.model_copy(update={"calibrated_on": arm.calibrated_on})
+    verdict = gate(measured.model_copy(update={"candidate": of_unknown}), Rules(), parity=Path("parity.json"))
+    assert verdict.outcome == "pass"
+    assert '"calibrated_on": "unknown"' in verdict.to_json()
+    assert "calibrated on: unknown" in to_markdown(verdict)
+    assert any("calibrated on: unknown" in warning for warning in warnings(verdict))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"activation_scales": {"calibration": {"prompts": ["x"]}}}'])
