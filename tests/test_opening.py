@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from quark_eagle.checkpoint.layout import Eagle3Layout
+from quark_eagle.checkpoint.manifest import RECORD_NAME
 from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.deploy.verify import verify
 from quark_eagle.errors import VerificationError
@@ -59,8 +60,8 @@ def edited(
     tensors: Callable[[Tensors], Mapping[str, torch.Tensor]] = dict,
     quantization: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> Path:
-    """A draft with other tensors, or told to be quantized in another way."""
-    shutil.copytree(source, directory)
+    """A draft with other tensors, or told to be quantized in another way, and no record of how it was made."""
+    shutil.copytree(source, directory, ignore=shutil.ignore_patterns(RECORD_NAME))
     write_tensors(directory, dict(tensors(load_file(source / "model.safetensors"))))
     config = json.loads((source / "config.json").read_text())
     write_config(directory, config | {"quantization_config": quantization(config["quantization_config"])})

@@ -80,7 +80,8 @@ KvCacheDtypeOption = Annotated[
     Literal["auto", "fp8"],
     typer.Option(
         "--kv-cache-dtype",
-        help="Of CANDIDATE's KV cache: auto is the model's; fp8 takes its k and v scales, or 1 where it has none.",
+        help="Of CANDIDATE's KV cache: auto is what its config asks for, usually the model's dtype; fp8 takes its "
+        "k and v scales, or 1 where it has none.",
     ),
 ]
 OverwriteFlag = Annotated[
