@@ -130,8 +130,9 @@ def compare_schemes(
     )
     if not json_:
         _announce(comparison)
-    report = _run(comparison, keep, ["quark-eagle", *sys.argv[1:]], quiet=json_)
+    report = _run(comparison, keep, output, ["quark-eagle", *sys.argv[1:]], quiet=json_)
     write_text(output, report.to_json())
+    comparison.forget(output)
     if markdown is not None:
         write_text(markdown, to_markdown(report))
     if json_:
@@ -140,16 +141,18 @@ def compare_schemes(
         _show(report, output)
 
 
-def _run(comparison: SchemeComparison, keep: Path | None, command_line: list[str], *, quiet: bool) -> SchemesReport:
+def _run(
+    comparison: SchemeComparison, keep: Path | None, output: Path, command_line: list[str], *, quiet: bool
+) -> SchemesReport:
     from quark_eagle.documents.base import refuse_existing
 
     progress = render.progress(quiet=quiet)
     if keep is not None:
         refuse_existing(keep, overwrite=False)
         keep.mkdir()
-        return comparison.run(keep, keep=True, command_line=command_line, progress=progress)
+        return comparison.run(keep, output, keep=True, command_line=command_line, progress=progress)
     with tempfile.TemporaryDirectory(prefix="quark-eagle-schemes-") as scratch:
-        return comparison.run(Path(scratch), command_line=command_line, progress=progress)
+        return comparison.run(Path(scratch), output, command_line=command_line, progress=progress)
 
 
 def _names(option: str, text: str) -> list[str]:

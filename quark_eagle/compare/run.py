@@ -110,12 +110,20 @@ class SchemeComparison:
         return Estimate.of(self.baseline).seconds * (1 + len(self.candidates))
 
     def run(
-        self, scratch: Path, *, keep: bool = False, command_line: Sequence[str] = (), progress: Progress = SILENT
+        self,
+        scratch: Path,
+        output: Path | None = None,
+        *,
+        keep: bool = False,
+        command_line: Sequence[str] = (),
+        progress: Progress = SILENT,
     ) -> SchemesReport:
         """Make, verify, replay and measure every candidate.
 
         Args:
             scratch: an existing directory, empty.
+            output: the report's file to be, beside which the state of calibrations is kept until `forget`, so that a
+                run that was ended takes them up again; None keeps it in ``scratch``.
             keep: leave the quantized drafts in it, with their calibrations and the counts of every prompt.
             command_line: for the records.
             progress: told of each step.
@@ -136,29 +144,37 @@ class SchemeComparison:
             command_line=command_line,
             progress=progress,
         )
+        beside = scratch / "schemes.json" if output is None else output
         scales: dict[ObserverChoice, Calibrated] = {}
         measured: list[Measured] = []
         for candidate in self.candidates:
             choice = candidate.choice
             if choice is not None and choice not in scales:
-                scales[choice] = self._calibrate(choice, scratch, command_line, progress)
+                state = _state_path(beside, choice)
+                scales[choice] = self._calibrate(choice, state, command_line, progress)
             calibrated = None if choice is None else scales[choice]
             measured.append(measuring.measure(candidate, calibrated))
             if keep and calibrated is not None:
                 write_text(scratch / f"{candidate.name}.calibration.json", calibrated.document.to_json())
             if not keep:
                 shutil.rmtree(scratch / candidate.name)
+        if output is None:
+            self.forget(beside)
         results = self._with_outputs(measured, progress)
         simplest = suggested(results, {it.result.name: it.prompts for it in measured}, CONFIDENCE)
         return self._report(results, simplest, time.perf_counter() - started, command_line)
 
+    def forget(self, output: Path) -> None:
+        """The state of calibrations, once the report is in its file."""
+        for choice in {it.choice for it in self.candidates if it.choice is not None}:
+            _state_path(output, choice).unlink(missing_ok=True)
+
     def _calibrate(
-        self, choice: ObserverChoice, scratch: Path, command_line: Sequence[str], progress: Progress
+        self, choice: ObserverChoice, state: Path, command_line: Sequence[str], progress: Progress
     ) -> Calibrated:
         """Scales of one observer, for all schemes that need some."""
         assert self.calibration is not None  # require_calibration
         static = [it.scheme for it in self.candidates if it.scheme.needs_calibration]
-        state = scratch / f".{choice.observer.value}.calibration-state.safetensors"
         options = CalibrationOptions(
             choice=choice,
             max_tokens=self.max_tokens,
@@ -170,9 +186,7 @@ class SchemeComparison:
         run = CalibrationRun.open(
             self.checkpoint, self.layout, plan, self.calibration, state, options, judged_on=[self.selection]
         )
-        calibrated = run.run(command_line=command_line, progress=progress)
-        state.unlink(missing_ok=True)
-        return calibrated
+        return run.run(command_line=command_line, progress=progress)
 
     def _with_outputs(self, measured: Sequence[Measured], progress: Progress) -> list[SchemeResult]:
         """The results with the losses of their layers' outputs: one pass for all candidates."""
@@ -213,6 +227,11 @@ class SchemeComparison:
             suggested=simplest,
             schemes=results,
         )
+
+
+def _state_path(output: Path, choice: ObserverChoice) -> Path:
+    """How far the calibration of one observer has come."""
+    return output.with_name(f".{output.name}.{choice.observer.value}.calibration-state.safetensors")
 
 
 def _with_errors(result: SchemeResult, found: Mapping[str, OutputErrors]) -> SchemeResult:

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 
 from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.reader import Checkpoint
+from quark_eagle.compare.candidates import Candidate
+from quark_eagle.compare.measure import Measuring
 from quark_eagle.compare.run import SchemeComparison
 from quark_eagle.documents.parity import ParityReport
 from quark_eagle.documents.schemes import Error, SchemeResult, SchemesReport
@@ -22,6 +24,7 @@ from quark_eagle.model.chain import Chain, Past
 from quark_eagle.model.eagle3 import Eagle3Draft
 from quark_eagle.parity.compare import Comparison
 from quark_eagle.parity.measurement import Settings
+from quark_eagle.quantize.calibration.observed_draft import ObservedDraft
 from quark_eagle.quantize.calibration.run import Calibrated, CalibrationRun
 from quark_eagle.quantize.scheme import Scheme
 from quark_eagle.trace.target_trace import TargetTrace
@@ -227,3 +230,26 @@ def test_a_kv_cache_in_fp8_has_calibrated_scales_under_every_scheme(
     assert [it.computed.kv_cache_scales for it in made.schemes] == ["checkpoint", "checkpoint"]
     assert [it.computed.activation_scales for it in made.schemes] == ["per token", "static"]
     assert [it.verification for it in made.schemes] == ["ok", "ok"]
+
+
+def test_a_killed_run_takes_its_calibration_up_again(
+    tiny_draft: Path, selection_trace: Path, calibration_trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, reached = tmp_path / "schemes.json", []
+
+    def killed(measuring: Measuring, candidate: Candidate, calibrated: Calibrated) -> None:
+        reached.append(calibrated.scales.inputs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Measuring, "measure", killed)
+    for scratch in (tmp_path / "first", tmp_path / "second"):
+        scratch.mkdir()
+        comparison = SchemeComparison.open(tiny_draft, selection_trace, calibration_trace, schemes=[Scheme.FP8])
+        with pytest.raises(KeyboardInterrupt):
+            comparison.run(scratch, output)
+        assert (tmp_path / ".schemes.json.min_max.calibration-state.safetensors").exists()
+        monkeypatch.setattr(ObservedDraft, "_whole_text", None)  # nothing is observed a second time
+    assert len(reached) == 2
+    assert reached[0] == reached[1]
+    comparison.forget(output)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []

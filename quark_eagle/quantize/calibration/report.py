@@ -34,13 +34,6 @@ from quark_eagle.trace.device import arch_of
 if TYPE_CHECKING:
     from quark_eagle.quantize.calibration.run import CalibrationRun
 
-SAME_INPUT = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    ("self_attn.q_a_proj", "self_attn.kv_a_proj_with_mqa"),
-    ("mlp.gate_proj", "mlp.up_proj"),
-)
-"""Linears of a layer that read the same activation, so that their scales are the same number."""
-
 
 @dataclass(frozen=True)
 class Found:
@@ -89,13 +82,6 @@ class Found:
                 "module."
             )
             raise QuantizationError(findings("calibration found no scale", problems, advice))
-        for group in self._groups_of_one_input():
-            assert len({self.scales[name] for name in group}) == 1, f"{group} read one activation"
-
-    def _groups_of_one_input(self) -> list[list[str]]:
-        layers = {name.rpartition(".")[0].rpartition(".")[0] for name in self.scales if name.startswith("layers.")}
-        groups = [[f"{layer}.{part}" for part in parts] for layer in sorted(layers) for parts in SAME_INPUT]
-        return [found for group in groups if (found := [name for name in group if name in self.scales])]
 
 
 def kind_of(name: str) -> Literal["input", "keys", "values"]:

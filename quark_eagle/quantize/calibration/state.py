@@ -146,7 +146,3 @@ class StateFile:
         }
         tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
         write_bytes(self.path, save(tensors, {"state": json.dumps(known)}))
-
-    def remove(self) -> None:
-        """Once the scales are where they belong."""
-        self.path.unlink(missing_ok=True)

@@ -62,7 +62,7 @@ def test_interrupted_and_continued_is_bit_identical(
     open_run: OpenRun, monkeypatch: pytest.MonkeyPatch, choice: ObserverChoice
 ) -> None:
     whole = open_run(options(choice)).run()
-    open_run(options(choice)).state_file.remove()
+    open_run(options(choice)).state_file.path.unlink(missing_ok=True)
     for prompts in (2, 1, 1):  # of those that are left each time
         doomed = open_run(options(choice))
         with monkeypatch.context() as patch:
@@ -76,7 +76,7 @@ def test_interrupted_and_continued_is_bit_identical(
 
 def test_a_second_run_has_the_same_bytes(open_run: OpenRun) -> None:
     first = open_run(options(CHOICES[1])).run(command_line=["x"])
-    open_run(options(CHOICES[1])).state_file.remove()
+    open_run(options(CHOICES[1])).state_file.path.unlink(missing_ok=True)
     second = open_run(options(CHOICES[1])).run(command_line=["x"])
     assert first.document.to_json() == second.document.to_json()
     assert first.scales == second.scales
@@ -187,7 +187,7 @@ def test_a_projected_trace_cannot_calibrate_fc(
 def test_an_estimate_leaves_no_trace_in_what_is_found(open_run: OpenRun) -> None:
     whole = open_run(options(CHOICES[0])).run()
     run = open_run(options(CHOICES[0]))
-    run.state_file.remove()
+    run.state_file.path.unlink(missing_ok=True)
     estimate = run.estimate()
     assert (estimate.num_prompts, estimate.num_done, estimate.num_tokens) == (12, 0, 12 * 15)
     assert estimate.seconds > 0
