@@ -10,6 +10,9 @@ INSTALLED := $(VENV)/.installed
 # Nothing is fetched but packages: the example pair comes from one.
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# Installing leaves compiling to the first import. Where that is forbidden to write what it compiled (some machines set
+# this), every process would compile torch, transformers and vLLM anew: half a minute before an engine begins to start.
+export PYTHONDONTWRITEBYTECODE :=
 
 install: $(INSTALLED)
 
