@@ -32,7 +32,7 @@ class Export:
 
     def __init__(self, draft: TinyDraft, exclude: list[str] | None = None) -> None:
         self.tensors = tiny_tensors(draft)
-        self.config = tiny_config(draft)
+        self.config = deepcopy(tiny_config(draft))  # spoilt in depth: kinds of drafts are shared by tests
         self.config["quantization_config"] = quantization_config(GOOD_EXCLUDE if exclude is None else exclude)
         for name in [
             name for name in self.tensors if "_proj" in name and name.endswith(".weight") and "kv_b_proj" not in name
