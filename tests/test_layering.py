@@ -34,6 +34,21 @@ NARROW = {
     "throughput": ("errors", "progress", "documents", "serving", "throughput"),
     "worth": ("errors", "documents", "worth"),
     "reporting": ("errors", "documents", "reporting"),  # says what the document says, and can know no more
+    # Collects and checks evidence, and measures nothing: of parity it knows the judging alone.
+    "release": (
+        "errors",
+        "progress",
+        "documents",
+        "checkpoint",
+        "fp8",
+        "parity.arch",
+        "parity.gate",
+        "parity.verdict",
+        "deploy",
+        "reporting",
+        "worth",
+        "release",
+    ),
 }
 # What only one place may import, at any level.
 ONLY_IN = {
@@ -42,6 +57,8 @@ ONLY_IN = {
     "httpx": ("serving",),
     "prometheus_client": ("serving",),
     "junitparser": ("reporting.junit",),
+    "cyclonedx": ("release.bom",),
+    "model_signing": ("release.signature",),
     "onnx": ("onnx_export",),
     "onnxruntime": ("onnx_export.running",),
     "typer": ("cli",),
@@ -60,6 +77,7 @@ NEVER_AT_MODULE_LEVEL = {
         "serving",
         "throughput",
         "reporting",
+        "release",
         "cli",
     ),
     "vllm": ("",),
@@ -232,6 +250,8 @@ def test_the_walk_sees_the_imports_there_are() -> None:
         ("compare.run", "cli.render"),
         ("quantize.stage", "compare.run"),
         ("reporting.markdown", "parity.verdict"),
+        ("release.evidence", "parity.replay"),
+        ("release.model_card", "quantize.plan"),
         ("reporting.wording", "cli.render"),
         ("parity.verdict", "reporting.wording"),
         ("trace.target_trace", "nowhere"),
@@ -252,6 +272,8 @@ def test_the_rule_forbids_what_it_should(importer: str, imported: str) -> None:
         ("compare.measure", "deploy.verify"),
         ("cli.verify", "deploy.verify"),
         ("reporting.markdown", "documents.verdict"),
+        ("release.binding", "parity.gate"),
+        ("release.binding", "deploy.verify"),
         ("cli.verdict_output", "reporting.markdown"),
     ],
 )

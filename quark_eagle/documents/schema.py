@@ -20,9 +20,16 @@ from quark_eagle.documents.base import Document, write_text
 from quark_eagle.documents.baseline import BASELINE_SCHEMA_VERSION, BaselineReport
 from quark_eagle.documents.calibration import CALIBRATION_SCHEMA_VERSION, Calibration
 from quark_eagle.documents.parity import PARITY_SCHEMA_VERSION, ParityReport
+from quark_eagle.documents.release import (
+    ENVIRONMENT_SCHEMA_VERSION,
+    RELEASE_SCHEMA_VERSION,
+    Environment,
+    ReleaseRecord,
+)
 from quark_eagle.documents.schemes import SCHEMES_SCHEMA_VERSION, SchemesReport
 from quark_eagle.documents.throughput import THROUGHPUT_SCHEMA_VERSION, ThroughputReport
 from quark_eagle.documents.verdict import VERDICT_SCHEMA_VERSION, Verdict
+from quark_eagle.documents.weights import WEIGHTS_SCHEMA_VERSION, WeightStatistics
 
 DIRECTORY = Path(__file__).parent / "schemas"
 PUBLISHED: dict[str, tuple[type[Document], int]] = {
@@ -32,6 +39,9 @@ PUBLISHED: dict[str, tuple[type[Document], int]] = {
     "calibration": (Calibration, CALIBRATION_SCHEMA_VERSION),
     "schemes": (SchemesReport, SCHEMES_SCHEMA_VERSION),
     "throughput": (ThroughputReport, THROUGHPUT_SCHEMA_VERSION),
+    "release": (ReleaseRecord, RELEASE_SCHEMA_VERSION),
+    "environment": (Environment, ENVIRONMENT_SCHEMA_VERSION),
+    "weights": (WeightStatistics, WEIGHTS_SCHEMA_VERSION),
 }
 """Documents by the name of their schema, with the schema's version."""
 
