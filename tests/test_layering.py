@@ -34,7 +34,7 @@ NARROW = {
     "throughput": ("errors", "progress", "documents", "serving", "throughput"),
     "worth": ("errors", "documents", "worth"),
     "reporting": ("errors", "documents", "reporting"),  # says what the document says, and can know no more
-    # Collects and checks evidence, and measures nothing: of parity it knows the judging alone.
+    # Collects and checks evidence, and measures no drafts: of parity it knows the judging alone.
     "release": (
         "errors",
         "progress",
@@ -43,7 +43,9 @@ NARROW = {
         "fp8",
         "parity.arch",
         "parity.gate",
+        "parity.summary",
         "parity.verdict",
+        "checked",
         "deploy",
         "reporting",
         "worth",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from quark_eagle.checkpoint.manifest import RECORD_NAME
+from quark_eagle.checkpoint.manifest import RECORD_NAME, Manifest
 from quark_eagle.documents.calibration import Calibration
 from quark_eagle.documents.parity import ParityReport
 from quark_eagle.documents.release import Environment, ReleaseRecord
@@ -21,55 +21,79 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """What a bundle says, and stands on.
+class Given:
+    """What was there before the release: how the draft was made, what was measured of it, and the verdict.
 
     Attributes:
-        directory: the bundle; config.json and the headers of the weights may be read from it.
-        release: what is released, as what, and what was set aside for it.
+        directory: the bundle, or what is becoming one.
         record: ``quark_eagle.json``: the plan, the sizes, the files that went in and came out.
         parity: the measurement that was judged.
         replayed: the replay beside it, where the judged one was served and a replay was given too.
+        served: the other way round: what was served, where the judged one was replayed.
         verdict: on `parity`.
-        verification: ``verify --json`` of these weights, by an engine's rules; without paths.
-        weights: of every tensor: dtype, shape, bytes, scales and, where BF16 was at hand, errors.
-        environment: with what all of it was made.
         calibration: what static scales were observed on; None where there are none.
     """
 
     directory: Path
-    release: ReleaseRecord
     record: Mapping[str, Any]
     parity: ParityReport
-    replayed: ParityReport | None
+    replayed: ParityReport | None = None
+    served: ParityReport | None = None
     verdict: Verdict
-    verification: Mapping[str, Any]
-    weights: WeightStatistics
-    environment: Environment
-    calibration: Calibration | None
+    calibration: Calibration | None = None
+
+    @property
+    def reports(self) -> dict[str, ParityReport]:
+        """Every measurement by its file in the bundle, the judged one first."""
+        found = {contents.PARITY: self.parity, contents.REPLAYED: self.replayed, contents.SERVED: self.served}
+        return {name: report for name, report in found.items() if report is not None}
 
     @classmethod
-    def read(cls, directory: Path | str) -> Evidence:
-        """The evidence in a bundle, or in a directory that is becoming one.
+    def read(cls, directory: Path | str) -> Given:
+        """What was given, from a directory that is becoming a bundle.
 
         Raises:
             QuarkEagleError: files are missing, cannot be read, or are not what they should be; all are listed.
         """
-        bundle = Path(directory)
-        reading = _Reading(bundle)
-        found: dict[str, Any] = {
+        reading = _Reading(Path(directory))
+        found = reading.given()
+        reading.require_whole()
+        return cls(directory=Path(directory), **found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence(Given):
+    """Everything that a bundle says, and stands on.
+
+    Attributes:
+        directory: the bundle; config.json and the headers of the weights may be read from it.
+        release: what is released, as what, and what was set aside for it.
+        verification: ``verify --json`` of these weights, by an engine's rules; without paths.
+        weights: of every tensor: dtype, shape, bytes, scales and, where BF16 was at hand, errors.
+        environment: with what all of it was made.
+    """
+
+    release: ReleaseRecord
+    verification: Mapping[str, Any]
+    weights: WeightStatistics
+    environment: Environment
+
+    @classmethod
+    def read(cls, directory: Path | str) -> Evidence:
+        """The evidence in a bundle.
+
+        Raises:
+            QuarkEagleError: files are missing, cannot be read, or are not what they should be; all are listed.
+        """
+        reading = _Reading(Path(directory))
+        found = reading.given() | {
             "release": reading.one(contents.RELEASE, ReleaseRecord.read),
-            "record": reading.one(RECORD_NAME, read_object),
-            "parity": reading.one(contents.PARITY, ParityReport.read),
-            "replayed": reading.maybe(contents.REPLAYED, ParityReport.read),
-            "verdict": reading.one(contents.VERDICT, Verdict.read),
             "verification": reading.one(contents.VERIFICATION, read_object),
             "weights": reading.one(contents.WEIGHTS, WeightStatistics.read),
             "environment": reading.one(contents.ENVIRONMENT, Environment.read),
-            "calibration": reading.maybe(contents.CALIBRATION, Calibration.read),
         }
         reading.require_whole()
-        return cls(directory=bundle, **found)
+        return cls(directory=Path(directory), **found)
 
 
 class _Reading:
@@ -78,6 +102,17 @@ class _Reading:
     def __init__(self, bundle: Path) -> None:
         self.bundle = bundle
         self.problems: list[str] = []
+
+    def given(self) -> dict[str, Any]:
+        """The fields of `Given`, as far as they can be read."""
+        return {
+            "record": self.one(RECORD_NAME, read_record),
+            "parity": self.one(contents.PARITY, ParityReport.read),
+            "replayed": self.maybe(contents.REPLAYED, ParityReport.read),
+            "served": self.maybe(contents.SERVED, ParityReport.read),
+            "verdict": self.one(contents.VERDICT, Verdict.read),
+            "calibration": self.maybe(contents.CALIBRATION, Calibration.read),
+        }
 
     def one(self, name: str, read: Callable[[Path], T]) -> T | None:
         """What a file holds; None where it cannot be read, which is noted."""
@@ -98,6 +133,27 @@ class _Reading:
         if self.problems:
             advice = "Without all of its evidence nothing can be said of a bundle. Fetch it again, or release again."
             raise QuarkEagleError(findings(str(self.bundle), self.problems, advice))
+
+
+def read_record(path: Path) -> Mapping[str, Any]:
+    """What `quantize` wrote down: its plan and sizes, and the manifests of what went in and came out.
+
+    Raises:
+        StorageError: the file may not be read.
+        QuarkEagleError: it is not such a record.
+    """
+    record = read_object(path)
+    kinds = {"plan": dict, "input": dict, "output": dict, "tensors_before_bytes": int, "tensors_after_bytes": int}
+    problems = [
+        f"{name} is missing, or no {kind.__name__}."
+        for name, kind in kinds.items()
+        if not isinstance(record.get(name), kind)
+    ]
+    if problems:
+        raise QuarkEagleError(findings(str(path), problems, "Restore it as `quark-eagle quantize` wrote it."))
+    for name in ("input", "output"):
+        Manifest.from_json(record[name])
+    return record
 
 
 def read_object(path: Path) -> Mapping[str, Any]:
