@@ -65,7 +65,7 @@ class ModuleWeights(Document):
         input_scale: the static scale of what is multiplied with it; null where it is made at run time.
         relative_error: |scale * q - w| / |w| of every element w other than 0; null for what was kept, and where the
             BF16 draft was not at hand.
-        zeros: elements that were 0 before, which have no relative error; null with `relative_error`.
+        zeros: elements that were 0 before, which have no relative error; null with it.
     """
 
     tensor: str
