@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from types import FrameType
+
+from quark_eagle.cli import signals
 
 
 class ExitCode(IntEnum):
@@ -60,34 +61,15 @@ def run() -> Iterator[None]:
     """
     from quark_eagle.errors import QuarkEagleError
 
-    received: list[int] = []
-    previous = _handle_signals(received)
-    try:
-        yield
-    except BaseException as error:
-        if received or isinstance(error, KeyboardInterrupt):
-            signum = received[-1] if received else signal.SIGINT
-            print("Interrupted." if signum == signal.SIGINT else "Terminated.", file=sys.stderr)
-            raise SystemExit(128 + signum) from None
-        if isinstance(error, QuarkEagleError):
-            print(f"Error: {error}", file=sys.stderr)
-            raise SystemExit(int(error.exit_code)) from None
-        raise
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
-
-
-def _handle_signals(received: list[int]) -> dict[int, signal._HANDLER]:
-    """Note SIGINT and SIGTERM in ``received`` and raise; the handlers that were replaced, to be put back."""
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        received.append(signum)
-        if signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(int(ExitCode.TERMINATED))
-
-    try:
-        return {signum: signal.signal(signum, handle) for signum in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: the program around us owns its signals
-        return {}
+    with signals.raising() as received:
+        try:
+            yield
+        except BaseException as error:
+            if received or isinstance(error, KeyboardInterrupt):
+                signum = received[-1] if received else signal.SIGINT
+                print("Interrupted." if signum == signal.SIGINT else "Terminated.", file=sys.stderr)
+                raise SystemExit(128 + signum) from None
+            if isinstance(error, QuarkEagleError):
+                print(f"Error: {error}", file=sys.stderr)
+                raise SystemExit(int(error.exit_code)) from None
+            raise

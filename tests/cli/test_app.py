@@ -109,7 +109,8 @@ def test_version_is_the_packages() -> None:
 
 def test_every_command_module_has_the_function_of_its_name() -> None:
     # The ground, what commands print or share of their options, and the two ways of `parity`.
-    ground = {"__init__", "app", "options", "render", "exit_codes", "counts", "replayed_parity", "served_parity"}
+    ground = {"__init__", "app", "options", "render", "exit_codes", "signals", "counts"}
+    ground |= {"replayed_parity", "served_parity"}
     stems = {path.stem for path in Path(app_module.__file__).parent.glob("*.py")}
     files = {stem for stem in stems - ground if not stem.endswith(("_output", "_options"))}
     assert files == {name.replace("-", "_") for name in COMMANDS}
