@@ -153,7 +153,14 @@ def read_record(path: Path) -> Mapping[str, Any]:
         raise QuarkEagleError(findings(str(path), problems, "Restore it as `quark-eagle quantize` wrote it."))
     for name in ("input", "output"):
         Manifest.from_json(record[name])
+    decisions = record["plan"].get("decisions")
+    if not isinstance(decisions, list) or not all(_is_decision(it) for it in decisions):
+        raise QuarkEagleError(f"{path}: its plan has no decision for each tensor. Restore it as it was written.")
     return record
+
+
+def _is_decision(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("tensor", "action", "reason"))
 
 
 def read_object(path: Path) -> Mapping[str, Any]:
