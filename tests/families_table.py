@@ -1,4 +1,4 @@
-"""The table of docs/families.md, made of what the code says of each kind: `python -m tests.families_table`."""
+"""The table of docs/reference/families.md, made of what the code says: `python -m tests.families_table`."""
 
 from __future__ import annotations
 

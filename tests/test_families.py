@@ -1,4 +1,4 @@
-"""What docs/families.md says is supported is what the code says, and what is tested."""
+"""What docs/reference/families.md says is supported is what the code says, and what is tested."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.families_table import ENGINE, table
 from tests.published import NOT_LOADED, NOT_REPLAYED, PUBLISHED
 from tests.tiny import write_tiny_draft
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "families.md"
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "reference" / "families.md"
 
 
 def test_the_table_is_what_the_code_says() -> None:

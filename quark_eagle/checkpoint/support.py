@@ -2,7 +2,7 @@
 
 Everything that the layout accepts can be inspected, quantized and verified. Replay claims more: that it computes what
 an engine computes. So a switch in config.json that changes the forward pass, and that `model` does not know, is a
-reason not to. ``docs/families.md`` has the table of what is supported, family by family.
+reason not to. ``docs/reference/families.md`` has the table of what is supported, family by family.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/schemes.md says of each scheme what the code says."""
+"""docs/explanation/schemes.md says of each scheme what the code says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quark_eagle.quantize.scheme import Scheme
 
 @pytest.mark.parametrize("scheme", Scheme)
 def test_the_page_says_who_runs_a_scheme_and_what_it_needs(repository: Path, scheme: Scheme) -> None:
-    page = (repository / "docs" / "schemes.md").read_text(encoding="utf-8")
+    page = (repository / "docs" / "explanation" / "schemes.md").read_text(encoding="utf-8")
     found = re.search(rf"^\| `{scheme.value}` \|(.*)\|$", page, flags=re.MULTILINE)
     assert found
     weights, activations, needs, devices = (cell.strip() for cell in found[1].split("|"))

@@ -1,4 +1,4 @@
-"""What `docs/onnx.md` says of the graphs is what the graphs are."""
+"""What `docs/reference/onnx.md` says of the graphs is what the graphs are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quark_eagle.onnx_export.agreement import LOGIT_BOUND, TIE
 from quark_eagle.onnx_export.graph import OPSET
 from quark_eagle.onnx_export.ports import Port, Ports, combine_ports, step_ports
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "onnx.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "onnx.md").read_text(encoding="utf-8")
 SIZES = {
     "num_aux · target_hidden_size": 192,
     "hidden_size": 64,
