@@ -34,7 +34,8 @@ NARROW = {
     "throughput": ("errors", "progress", "documents", "serving", "throughput"),
     "worth": ("errors", "documents", "worth"),
     "reporting": ("errors", "documents", "reporting"),  # says what the document says, and can know no more
-    # Collects and checks evidence, and measures no drafts: of parity it knows the judging alone.
+    # Collects and checks evidence, and measures no drafts: of parity it knows the judging and the explaining, of serving
+    # the recipes, which are data.
     "release": (
         "errors",
         "progress",
@@ -42,12 +43,16 @@ NARROW = {
         "checkpoint",
         "fp8",
         "parity.arch",
+        "parity.explain",
         "parity.gate",
+        "parity.positions",
         "parity.summary",
         "parity.verdict",
         "checked",
         "deploy",
         "reporting",
+        "serving.recipe_model",
+        "serving.recipes",
         "worth",
         "release",
     ),
@@ -60,7 +65,7 @@ ONLY_IN = {
     "prometheus_client": ("serving",),
     "junitparser": ("reporting.junit",),
     "cyclonedx": ("release.bom",),
-    "model_signing": ("release.signature",),
+    "model_signing": ("release.signature", "release.signature_check"),
     "onnx": ("onnx_export",),
     "onnxruntime": ("onnx_export.running",),
     "typer": ("cli",),
@@ -254,6 +259,7 @@ def test_the_walk_sees_the_imports_there_are() -> None:
         ("reporting.markdown", "parity.verdict"),
         ("release.evidence", "parity.replay"),
         ("release.model_card", "quantize.plan"),
+        ("release.model_card_serving", "serving.server"),
         ("reporting.wording", "cli.render"),
         ("parity.verdict", "reporting.wording"),
         ("trace.target_trace", "nowhere"),
@@ -275,6 +281,7 @@ def test_the_rule_forbids_what_it_should(importer: str, imported: str) -> None:
         ("cli.verify", "deploy.verify"),
         ("reporting.markdown", "documents.verdict"),
         ("release.binding", "parity.gate"),
+        ("release.model_card_serving", "serving.recipes"),
         ("release.binding", "deploy.verify"),
         ("cli.verdict_output", "reporting.markdown"),
     ],
