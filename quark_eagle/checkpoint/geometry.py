@@ -9,7 +9,7 @@ numbers there (128 and 32), so in that family both keys are required.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from quark_eagle.checkpoint.config_keys import ConfigKeys
@@ -66,6 +66,12 @@ class Geometry:
     def has_pruned_vocabulary(self) -> bool:
         """Whether the draft proposes from a part of the target's vocabulary."""
         return self.draft_vocab_size != self.vocab_size
+
+    def within(self, window: int | None) -> Geometry:
+        """The same draft where an engine lends this window to every layer that names none; MLA takes none."""
+        if window is None or self.mla is not None:
+            return self
+        return replace(self, sliding_windows=tuple(own or window for own in self.sliding_windows))
 
     @property
     def cache_width(self) -> int:

@@ -198,6 +198,7 @@ class SchemeComparison:
             settings.activations,
             settings.device,
             like=self.baseline.drafts[0],
+            window=self.selection.target.sliding_window,
         )
         layers = {it.result.name: it.layers for it in measured}
         found = output_errors(draft, layers, self._prompts(progress), settings.num_speculative_tokens)

@@ -72,6 +72,7 @@ class Eagle3Draft:
         device: str | torch.device = "cpu",
         like: Eagle3Draft | None = None,
         miscast: Collection[str] = (),
+        window: int | None = None,
     ) -> Eagle3Draft:
         """The draft of a checkpoint, in BF16 or FP8 as its tensors are.
 
@@ -84,6 +85,8 @@ class Eagle3Draft:
             like: another draft; tensors equal to its own are shared instead of held twice.
             miscast: canonical modules whose BF16 weight the engine casts into an FP8 parameter without a scale
                 (``deploy`` finds them): computed with that cast and the scale that vLLM leaves in place.
+            window: tokens that a layer looks back which slides nowhere by itself: what the engine lends it from the
+                target (``TargetId.sliding_window``); None is all of them.
 
         Raises:
             CheckpointError: an engine would compute something else with this draft than replay does.
@@ -110,7 +113,7 @@ class Eagle3Draft:
             never = torch.full((), UNINITIALISED_SCALE, device=next(iter(weights.values())).device)
             for name in [name for name in weights if name.endswith(".weight_scale")]:
                 weights.setdefault(name.replace(".weight_scale", ".input_scale"), never)
-        draft = cls(layout.geometry, layout.flags, weights, dtype)
+        draft = cls(layout.geometry.within(window), layout.flags, weights, dtype)
         if like is not None and like.dtype == dtype:
             draft._share_linears(like)
         return draft

@@ -121,6 +121,7 @@ class Measurement:
                     settings.device,
                     like=like,
                     miscast=side.miscast,
+                    window=trace.target.sliding_window,
                 )
             )
             if part == "candidate":

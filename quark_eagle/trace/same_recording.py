@@ -39,10 +39,12 @@ def is_recording_of(
     if trace.served is None or trace.served.draft_weights_sha256 != sha256_of_weights(draft.directory, draft.shards):
         return False
     found = described(target, draft, Eagle3Layout.of(draft), prompts, options)
-    dtype = trace.target.dtype if found.id.dtype == "auto" else found.id.dtype  # vLLM says which when it has started
+    # vLLM says when it has started which dtype it computes in, and which window it lends.
+    dtype = trace.target.dtype if found.id.dtype == "auto" else found.id.dtype
+    described_id = replace(found.id, dtype=dtype, sliding_window=trace.target.sliding_window)
     arguments = json.loads(json.dumps(engine_arguments(found, prompts, options)))
     return (
-        replace(found.id, dtype=dtype) == trace.target
+        described_id == trace.target
         and found.num_speculative_tokens == trace.served.num_speculative_tokens
         and arguments == trace.document.provenance.get("engine_arguments")
     )

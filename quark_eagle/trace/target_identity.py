@@ -29,6 +29,7 @@ class TargetGeometry:
         vocab_size: of its output.
         max_length: positions that it was made for; None if it does not say.
         ties_head: whether its output layer is its embedding.
+        lent_window: see `trace.lent_window`; None where nobody has asked yet.
     """
 
     num_hidden_layers: int
@@ -36,6 +37,7 @@ class TargetGeometry:
     vocab_size: int
     max_length: int | None = None
     ties_head: bool = False
+    lent_window: int | None = None
 
     @classmethod
     def read(cls, directory: Path) -> TargetGeometry:
@@ -122,6 +124,7 @@ def identify_as(
         dtype=dtype,
         engine=engine,
         device=device,
+        sliding_window=geometry.lent_window,
     )
 
 

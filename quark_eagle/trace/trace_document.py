@@ -30,6 +30,8 @@ class TargetId:
         dtype: it computed in.
         engine: that ran it, with its version.
         device: it ran on.
+        sliding_window: that its engine lends to a draft that names none (`trace.lent_window`); None if it lends none,
+            and in a trace from before this was kept.
     """
 
     name: str
@@ -43,6 +45,7 @@ class TargetId:
     dtype: str
     engine: str
     device: str
+    sliding_window: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

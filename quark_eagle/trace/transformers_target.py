@@ -21,6 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from quark_eagle.errors import TraceError, findings
 from quark_eagle.trace.decoding import Answer, Pace, Request, decode
 from quark_eagle.trace.device import arch_of
+from quark_eagle.trace.lent_window import lent_window
 from quark_eagle.trace.prompts import Prompt
 from quark_eagle.trace.target import require_room
 from quark_eagle.trace.target_identity import TargetGeometry, identify_as
@@ -191,6 +192,7 @@ def identify(
         num_hidden_layers=int(config.num_hidden_layers),
         hidden_size=int(config.hidden_size),
         vocab_size=int(config.vocab_size),
+        lent_window=lent_window(config),
     )
     return identify_as(
         directory,

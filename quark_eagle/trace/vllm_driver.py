@@ -46,6 +46,7 @@ class Driver:
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
             "quantization": config.model_config.quantization,
             "max_model_len": config.model_config.max_model_len,
+            "sliding_window": config.cache_config.sliding_window,
         }
 
     def encode(self, chats: list[list[dict[str, str]]]) -> list[dict[str, Any]]:

@@ -93,7 +93,7 @@ class VllmTarget:
         ):
             done = process.start(arguments, progress)
             yield cls(
-                id=replace(described.id, dtype=done["dtype"]),
+                id=replace(described.id, dtype=done["dtype"], sliding_window=done["sliding_window"]),
                 process=process,
                 scratch=scratch,
                 max_length=done["max_model_len"],

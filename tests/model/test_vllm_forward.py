@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.reader import Checkpoint
@@ -26,6 +27,7 @@ from quark_eagle.model import latent
 from quark_eagle.model.chain import Chain, Past
 from quark_eagle.model.eagle3 import Eagle3Draft
 from quark_eagle.model.rope import Rope
+from quark_eagle.trace.lent_window import lent_window
 from tests.deploy.export import Export
 from tests.published import NOT_LOADED, NOT_REPLAYED, PUBLISHED
 from tests.tiny import write_config, write_tiny_draft
@@ -43,6 +45,9 @@ FP8 = [
     "MLA, two layers",
 ]
 MLA = "Kimi-K2.6: latent attention (MLA)"
+LENT = ["Llama", "Llama, a sliding window", "Qwen3, three layers", MLA]
+"""Beside a target that looks back through a window, which vLLM lends to layers that have none."""
+WINDOW = 9
 
 Parts = Mapping[str, torch.Tensor]
 
@@ -56,23 +61,29 @@ class Asked:
     states: Path
     answer: Path
 
+    @property
+    def target(self) -> Path:
+        """Nothing but a config."""
+        return self.draft.with_name("target")
+
 
 @pytest.fixture(scope="session")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Asked]:
-    """What vLLM computed for every draft, by name; of the FP8 ones, "FP8" stands after it."""
+    """What vLLM computed for every draft, by name; of the FP8 ones, "FP8" stands after it, or "lent"."""
     scratch = tmp_path_factory.mktemp("forward")
     found = {}
-    for i, name in enumerate([*BF16, *(f"{name} FP8" for name in FP8)]):
+    for i, name in enumerate([*BF16, *(f"{name} FP8" for name in FP8), *(f"{name} lent" for name in LENT)]):
         at, is_fp8 = scratch / f"{i}", name.endswith(" FP8")
         at.mkdir()
         # vLLM takes an embedding that a draft lacks from its target: here there is none.
-        draft = replace(PUBLISHED[name.removesuffix(" FP8")], embed_tokens=True)
+        draft = replace(PUBLISHED[name.removesuffix(" FP8").removesuffix(" lent")], embed_tokens=True)
         directory = Export(draft).write(at / "draft") if is_fp8 else write_tiny_draft(at / "draft", draft)
         found[name] = Asked(directory, "bfloat16" if is_fp8 else "float32", at / "states", at / "answer")
         checkpoint = Checkpoint.open(directory)
         save_file(states_of(Eagle3Layout.of(checkpoint), seed=i), found[name].states)
-        (at / "target").mkdir()
-        write_config(at / "target", stand_in(checkpoint.config, None, found[name].dtype))
+        target = stand_in(checkpoint.config, None, found[name].dtype)
+        found[name].target.mkdir()
+        write_config(found[name].target, target | {"sliding_window": WINDOW} if name.endswith(" lent") else target)
     ask_vllm(list(found.values()))
     return found
 
@@ -89,7 +100,7 @@ def states_of(layout: Eagle3Layout, seed: int) -> dict[str, torch.Tensor]:
 
 def ask_vllm(asked: list[Asked]) -> None:
     jobs = [
-        {"draft": str(one.draft), "target": str(one.draft.with_name("target")), "dtype": one.dtype,
+        {"draft": str(one.draft), "target": str(one.target), "dtype": one.dtype,
          "asked": str(one.states), "answered": str(one.answer), "num_rows": ROWS, "num_steps": STEPS}
         for one in asked
     ]  # fmt: skip
@@ -106,10 +117,10 @@ def ask_vllm(asked: list[Asked]) -> None:
 
 
 @torch.inference_mode()
-def ours(one: Asked, dtype: torch.dtype) -> Parts:
+def ours(one: Asked, dtype: torch.dtype, window: int | None = None) -> Parts:
     """The same prefill and chain by `model`."""
     checkpoint, given = Checkpoint.open(one.draft), load_file(one.states)
-    draft = Eagle3Draft.load(checkpoint, Eagle3Layout.of(checkpoint), dtype=dtype)
+    draft = Eagle3Draft.load(checkpoint, Eagle3Layout.of(checkpoint), dtype=dtype, window=window)
     tokens, combined = given["token_ids"], draft.combine(given["aux"])
     embeds = draft.embed(tokens[1 : ROWS + 1])
     past = Past.of(draft, embeds, combined)
@@ -147,6 +158,16 @@ def test_every_step_of_an_fp8_draft_is_vllms_within_the_noise_of_bfloat16(asked:
     assert apart(mine, theirs(one)) < 2 * noise < 0.2
 
 
+@pytest.mark.parametrize("name", LENT)
+def test_a_layer_that_names_no_window_looks_back_through_its_targets(asked: dict[str, Asked], name: str) -> None:
+    one = asked[f"{name} lent"]
+    window = lent_window(AutoConfig.from_pretrained(one.target))
+    assert window == WINDOW
+    assert apart(ours(one, torch.float32, window), theirs(one)) < ORDER_OF_SUMMATION
+    takes_it = name in ("Llama", "Qwen3, three layers")
+    assert (apart(ours(one, torch.float32), theirs(one)) > 1000 * ORDER_OF_SUMMATION) is takes_it
+
+
 @pytest.mark.parametrize("fault", ["scores", "halves", "latent"])
 def test_a_fault_in_latent_attention_is_seen(
     asked: dict[str, Asked], fault: str, monkeypatch: pytest.MonkeyPatch
@@ -157,7 +178,7 @@ def test_a_fault_in_latent_attention_is_seen(
     elif fault == "halves":  # Llama's way to turn
         deepseek = Rope.deepseek
         monkeypatch.setattr(
-            latent.Rope, "deepseek", lambda *given: Rope(deepseek(*given).inverse_frequencies, interleaved=False)
+            Rope, "deepseek", lambda *given: Rope(deepseek(*given).inverse_frequencies, interleaved=False)
         )
     else:  # W_UK and W_UV exchanged, which have the same shape here
         made = latent.LatentAttention.__init__
