@@ -5,14 +5,15 @@
 where the cache is in FP8, which is an option of serving; the scale is 1 where none was loaded
 (``layers/quantization/kv_cache.py``, `process_weights_after_loading`).
 
-Quark's own spelling, ``k_proj.output_scale``, is known to ``layers/quantization/quark/quark.py``; but the draft's
-loader first takes ``k_proj`` for a part of ``qkv_proj`` and stops, as was seen in 0.32.
+Quark's own spelling, ``k_proj.output_scale``, is known to ``layers/quantization/quark/quark.py`` in all of them. Up to
+0.22 the draft's loader asks there first (``models/llama_eagle3.py``, `load_weights`: `get_cache_scale`). Since 0.23 it
+first takes ``k_proj`` for a part of ``qkv_proj`` and stops.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -74,6 +75,7 @@ class CacheScales:
         declared: whether ``quantization_config`` says that the cache is quantized.
         declared_by: the key that says so.
         tensors: parameter of the attention → its tensor on disk, by the name below ``self_attn``.
+        renamed: other names that the loader takes for those tensors.
         shape: of the parameter that the engine builds.
         dtype: of it: Quark's is made in the model's (``kv_cache.py``, `KVCacheScaleParameter`), and rounds the scale.
         makes_fp8: whether the cache is in FP8 wherever serving says ``auto``: vLLM 0.32 asks for a ``kv_cache_scheme``
@@ -88,6 +90,12 @@ class CacheScales:
     dtype: str = "F32"
     makes_fp8: bool = False
     dropped_by: str | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def place(self, place: str) -> str:
+        """The place of a tensor by the name that it is looked for under, if its own is but another one for that."""
+        parent, attention, name = place.rpartition(".self_attn.")
+        return f"{parent}{attention}{self.renamed.get(name, name)}"
 
 
 def fill_cache(

@@ -49,7 +49,8 @@ def load(
 ) -> Loading:
     """Walk through the load of a checkpoint whose config the engine can build."""
     family = rules.families[config.family_name]
-    places, findings = _places(checkpoint, family, config, rules)
+    caches = _cache_scales(quantization, config, num_target_layers)
+    places, findings = _places(checkpoint, family, config, caches, rules)
     head = list(quantized_head(family, quantization, places))
     linears = [*built_linears(family, config), *head]
     answers, notes = answers_for(linears, quantization, places, num_target_layers)
@@ -65,7 +66,6 @@ def load(
     for module, place in fill_plain(family, config, places, with_head=not head):
         modules.append(module)
         claimed.add(place)
-    caches = _cache_scales(quantization, config, num_target_layers)
     if caches is not None and caches.dropped_by is None:
         for module, taken in fill_cache(config.num_layers, places, caches):
             modules.append(module)
@@ -107,7 +107,7 @@ def _activation_scales(modules: Iterable[RuntimeModule]) -> Iterator[str]:
 
 
 def _places(
-    checkpoint: Checkpoint, family: Family, config: EngineConfig, rules: EngineRules
+    checkpoint: Checkpoint, family: Family, config: EngineConfig, caches: CacheScales | None, rules: EngineRules
 ) -> tuple[dict[str, TensorInfo], list[Finding]]:
     """Each tensor at its place; findings about those that never get one."""
     places: dict[str, TensorInfo] = {}
@@ -118,7 +118,7 @@ def _places(
         if "mask_hidden" in name and "mask_hidden" in family.skipped:
             findings += warnings(name, ["is used with parallel drafting (P-EAGLE) only, which is not checked here."])
             continue
-        place = _place(name)
+        place = _place(name) if caches is None else caches.place(_place(name))
         unasked = [part for part, fact in family.skipped.items() if part in place and not config.holds(fact)]
         if unasked:
             findings += errors(
@@ -200,9 +200,10 @@ def _leftover(
     module = _stacked(place.rpartition(".")[0], family)
     fused = module != place.rpartition(".")[0]
     is_bias = place.endswith(".bias")
-    if quantized and place.endswith(("k_proj.output_scale", "v_proj.output_scale")):
+    if quantized and place.endswith(("q_proj.output_scale", "k_proj.output_scale", "v_proj.output_scale")):
         taken = "is taken for a part of qkv_proj, which has no such parameter: vLLM stops"
-        return errors(name, [_stop(f"{taken}. Call it self_attn.k_scale or self_attn.v_scale.")])
+        letter = place.removesuffix("_proj.output_scale")[-1]
+        return errors(name, [_stop(f"{taken}. Call it self_attn.{letter}_scale.")])
     if quantized and place.endswith(rules.kv_scales):
         return warnings(name, ["belongs to a quantized KV cache, which is not checked here."])
     if is_bias and family.drops_unknown_bias:

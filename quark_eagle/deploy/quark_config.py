@@ -14,6 +14,9 @@ from quark_eagle.deploy.rules import EngineRules, Scheme
 
 _WHAT_IS_KNOWN = "ptpc_fp8, fp8 and fp8_channel_static are what quark-eagle writes"
 
+# quark.py, `get_cache_scale`
+_OUTPUT_SCALES = {"k_proj.output_scale": "k_scale", "v_proj.output_scale": "v_scale"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarkConfig:
@@ -91,6 +94,7 @@ class QuarkConfig:
             shape=(),
             dtype=MODEL_DTYPE,
             dropped_by=self.excluded_by(lookup),
+            renamed=_OUTPUT_SCALES if self.rules.takes_output_scales else {},
         )
 
     def excluded_by(self, lookup: str) -> str | None:

@@ -144,6 +144,7 @@ class EngineRules:
         left_alone: expressions for parameters that it builds, but never fills or never uses.
         needs_target: whether it stops on a module that no target of a compressed-tensors config means.
         asks_for_head: whether the LM head asks a compressed-tensors config for its scheme.
+        takes_output_scales: whether the scales of a KV cache are taken by Quark's own names, ``k_proj.output_scale``.
         maps_every_vocabulary: whether it builds the map of the draft's vocabulary where that is the target's, too.
     """
 
@@ -164,4 +165,5 @@ class EngineRules:
     takes_lists: bool = True
     needs_target: bool = False
     asks_for_head: bool = True
+    takes_output_scales: bool = False
     maps_every_vocabulary: bool = False

@@ -237,6 +237,13 @@ DIFFERENCES = (
     ),
     Difference(
         before="0.23",
+        source="models/llama_eagle3.py",
+        says="Scales of a KV cache by Quark's own names, k_proj.output_scale and v_proj.output_scale, are taken; later "
+        "they stop the load (KeyError).",
+        change=lambda rules: replace(rules, takes_output_scales=True),
+    ),
+    Difference(
+        before="0.23",
         source="models/deepseek_eagle3.py",
         says="The fc_norm of an MLA draft is never applied: 0.22 loads it, earlier versions do not know it.",
         change=_families(lambda family: _unread(family, fc_norm="it is loaded, but never applied"), "deepseek_mla"),

@@ -130,6 +130,10 @@ MISTAKES: dict[str, tuple[Callable[[Export], None], str]] = {
         lambda export: export.rename("self_attn.k_scale", "midlayer.self_attn.k_proj.output_scale"),
         r"k_proj.output_scale: is taken for a part of qkv_proj, which has no such parameter: vLLM stops",
     ),
+    "a query scale as Quark calls it": (
+        lambda export: export.tensors.update({"midlayer.self_attn.q_proj.output_scale": torch.tensor(0.25)}),
+        r"q_proj.output_scale: is taken for a part of qkv_proj, which has no such parameter: vLLM stops",
+    ),
     "attention excluded whole": (
         lambda export: export.quant["exclude"].append(r"re:.*self_attn\.attn$"),
         r"k_scale: is dropped without a word: 're:.*' means the attention too, and an FP8 cache is",

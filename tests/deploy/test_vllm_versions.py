@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from quark_eagle import deploy
 from quark_eagle.checkpoint.family import Convention, DraftFamily
 from quark_eagle.deploy.verify import VerifyReport, verify
 from quark_eagle.deploy.vllm_versions import DIFFERENCES, READ, installed_version, rules_for
 from quark_eagle.errors import UsageError
-from tests.deploy.compressed import also, head_too
+from tests.deploy.compressed import also, compressed, head_too
 from tests.deploy.export import GOOD_EXCLUDE, INPUT, WEIGHT, Export
+from tests.deploy.static import scale_cache
 from tests.tiny import TinyDraft
 
 MLA = TinyDraft(family=DraftFamily.DEEPSEEK_MLA, q_lora_rank=32)
@@ -86,6 +88,12 @@ def norm_before_fc_in_eagle_config(export: Export) -> None:
     export.tensors["input_norm.weight"] = torch.ones(192, dtype=torch.bfloat16)
 
 
+def cache_as_quark_calls_it(export: Export) -> None:
+    scale_cache(export)
+    for letter in "kv":
+        export.rename(f"self_attn.{letter}_scale", f"midlayer.self_attn.{letter}_proj.output_scale")
+
+
 TOLD: dict[tuple[str, str], Told] = {
     ("0.30", "FP8 in blocks"): Told(draft=TinyDraft(), change=in_blocks, before="no FP8 scheme for and stops"),
     ("0.30", "weight and input_tensors"): Told(
@@ -116,6 +124,9 @@ TOLD: dict[tuple[str, str], Told] = {
     ),
     ("0.24", "There are no Qwen3"): Told(
         draft=TinyDraft(family=DraftFamily.QWEN3), change=as_is, before="has no Eagle3 draft class Eagle3Qwen3"
+    ),
+    ("0.23", "Scales of a KV cache"): Told(
+        draft=TinyDraft(), change=cache_as_quark_calls_it, before="", after="is taken for a part of qkv_proj"
     ),
     ("0.23", "The fc_norm of an MLA"): Told(
         draft=TinyDraft(family=DraftFamily.DEEPSEEK_MLA, q_lora_rank=32, fc_norm=True),
@@ -182,6 +193,26 @@ def test_norm_output_is_an_error_where_it_is_not_known(tmp_path: Path) -> None:
 
     assert "says norm_output, which vllm-0.21 does not know" in errors_of(verify(directory, engine_version="0.21"))
     assert verify(directory, engine_version="0.22").ok
+
+
+@pytest.mark.parametrize("version", [version for version in READ if version < "0.23"])
+def test_quarks_own_names_fill_the_cache_where_they_are_taken(tmp_path: Path, version: str) -> None:
+    export = Export(TinyDraft())
+    cache_as_quark_calls_it(export)
+    report = verify(export.write(tmp_path / "draft"), engine_version=version)
+    (cache,) = (module for module in report.modules if module.name.endswith(".attn"))
+    assert {parameter.name: parameter.sources for parameter in cache.parameters} == {
+        "model.layers.0.self_attn.attn.k_scale": ("midlayer.self_attn.k_proj.output_scale",),
+        "model.layers.0.self_attn.attn.v_scale": ("midlayer.self_attn.v_proj.output_scale",),
+    }
+
+
+def test_quarks_own_names_are_no_names_of_compressed_tensors(tmp_path: Path) -> None:
+    """Its config has no `get_cache_scale` of its own in any version."""
+    export = Export(TinyDraft())
+    compressed(export)
+    export.tensors["midlayer.self_attn.k_proj.output_scale"] = torch.tensor(0.25)
+    assert "is taken for a part of qkv_proj" in errors_of(verify(export.write(tmp_path / "d"), engine_version="0.22"))
 
 
 @pytest.fixture(scope="module")
