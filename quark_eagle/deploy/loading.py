@@ -7,7 +7,7 @@ takes what comes, whatever its dtype. Nothing is read here but headers and confi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quark_eagle.checkpoint.reader import Checkpoint, TensorInfo
 from quark_eagle.deploy.answers import Answer, Quantization
@@ -66,7 +66,7 @@ def load(
     for module, place in fill_plain(family, config, places, with_head=not head):
         modules.append(module)
         claimed.add(place)
-    if caches is not None and caches.dropped_by is None:
+    if caches is not None and caches.are_taken:
         for module, taken in fill_cache(config.num_layers, places, caches):
             modules.append(module)
             claimed.update(taken)
@@ -93,10 +93,11 @@ def _where_it_fails(answers: Iterable[Answer]) -> Iterator[str]:
 def _cache_scales(
     quantization: Quantization | None, config: EngineConfig, num_target_layers: int | None
 ) -> CacheScales | None:
-    """Where the scales of the KV caches lie; None if none are taken, as by the latent cache of an MLA draft."""
-    if quantization is None or "key_value_rank" in config.dimensions:
+    """Where the scales of the KV caches lie; None without a ``quantization_config``, by which they are asked for."""
+    if quantization is None:
         return None
-    return quantization.cache_scales(f"model.layers.{num_target_layers or 1}.self_attn.attn")
+    scales = quantization.cache_scales(f"model.layers.{num_target_layers or 1}.self_attn.attn")
+    return replace(scales, latent="key_value_rank" in config.dimensions)
 
 
 def _activation_scales(modules: Iterable[RuntimeModule]) -> Iterator[str]:

@@ -10,6 +10,11 @@ The scales are those of the checkpoint, ``self_attn.k_scale`` and ``self_attn.v_
 2**-10 vanish. Quark's scales are rounded to the model's dtype, in which their parameters are made
 (`KVCacheScaleParameter` there); those of compressed-tensors stay float32 (``compressed_tensors.py``,
 `CompressedTensorsKVCacheMethod.create_weights`).
+
+A latent cache (MLA) is stored and read in the same way, latents and turned keys under one scale
+(``triton_decode_attention.py``), which is always 1: no scale of the checkpoint is loaded (`deploy.kv_cache`). There the
+rows of a prefill see each other's latents as they were before they were stored (``layers/attention/mla_attention.py``,
+`forward_mha`); here they see them as every later row does.
 """
 
 from __future__ import annotations
@@ -59,15 +64,18 @@ def store_in(draft: Eagle3Draft, dtype: KvCacheDtype, *, rounds_scales: bool = F
 
 
 def has_cache_scales(draft: Eagle3Draft) -> bool:
-    """Whether the checkpoint has scales of its own for an FP8 cache, for every layer."""
+    """Whether the checkpoint has scales of its own for an FP8 cache, for every layer, that an engine takes."""
+    if draft.geometry.mla is not None:
+        return False
     layers = range(draft.geometry.num_layers)
     return all(name in draft.weights for layer in layers for name in _scale_names(layer).values())
 
 
 def _fp8_caches(draft: Eagle3Draft, scale_dtype: torch.dtype) -> Iterator[tuple[str, Fp8Cache]]:
+    one = torch.ones((), device=draft.device)
     for layer in range(draft.geometry.num_layers):
         for kind, name in _scale_names(layer).items():
-            scale = draft.weights.get(name, torch.ones((), device=draft.device))
+            scale = draft.weights.get(name, one) if draft.geometry.mla is None else one
             as_loaded = scale.reshape(()).to(scale_dtype).float()
             yield f"layers.{layer}.self_attn.{kind}", Fp8Cache(as_loaded)
 

@@ -274,6 +274,12 @@ def test_a_seeded_bug_is_called_broken_with_its_reason(tmp_path: Path, bug: str)
     assert re.search(reason, told), told
 
 
+def cache_scale(export: Export) -> None:
+    import torch
+
+    export.tensors["midlayer.self_attn.k_scale"] = torch.tensor(0.25)
+
+
 MLA_BUGS: dict[str, tuple[Callable[[Export], None], str]] = {
     "kv_b_proj quantized": (
         quantizing("kv_b_proj.weight", exclude=["model.fc"]),
@@ -284,6 +290,10 @@ MLA_BUGS: dict[str, tuple[Callable[[Export], None], str]] = {
     "no query rank": (
         config(q_lora_rank=None),
         r"renames \S+kv_a_proj_with_mqa to model.layers.0.self_attn.fused_qkv_a_proj, which it did not",
+    ),
+    "a scale of its cache": (
+        cache_scale,
+        r"self_attn.k_scale: is dropped without a word: latent attention \(MLA\) takes none",
     ),
     "taken for an MTP draft": (config(model_type="deepseek_v3"), "takes for an MTP draft whatever the architecture"),
 }

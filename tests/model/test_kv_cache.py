@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from quark_eagle.checkpoint.family import DraftFamily
 from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.model.eagle3 import Eagle3Draft
@@ -48,6 +49,22 @@ def test_only_where_the_parameter_has_the_models_dtype_is_a_scale_rounded(tmp_pa
     assert isinstance(cache, Fp8Cache)
     assert scale.bfloat16().float() != scale
     assert cache.scale == (scale.bfloat16().float() if rounds_scales else scale)
+
+
+def test_a_latent_cache_has_scale_1_whatever_lies_on_disk(tmp_path: Path) -> None:
+    mla = TinyDraft(family=DraftFamily.DEEPSEEK_MLA)
+    source = write_tiny_draft(tmp_path, mla)
+    write_tensors(source, tiny_tensors(mla) | {f"midlayer.self_attn.{kind}_scale": torch.tensor(0.1) for kind in "kv"})
+    draft = loaded(source)
+    assert not has_cache_scales(draft)
+    x, positions = torch.randn(9, 128, generator=torch.Generator().manual_seed(0)).bfloat16() * 4, torch.arange(9)
+    attention = draft.layers[0].attention
+    plain, _ = attention.keys_values(x, positions)
+    store_in(draft, "fp8")
+    keys, latents = attention.keys_values(x, positions)
+    assert torch.equal(keys, Fp8Cache(torch.tensor(1.0))(plain))
+    assert not torch.equal(keys, plain)
+    assert torch.equal(latents, keys[..., : latents.shape[-1]])
 
 
 @pytest.mark.parametrize("with_scales", [True, False])
