@@ -24,6 +24,7 @@ LAYERS = (
     ("checked",),
     ("opening",),
     ("pipeline", "compare"),
+    ("job",),
     ("cli",),
 )
 # These stand on little, and only the pipeline, its values and the command line stand on them.
@@ -84,6 +85,7 @@ NEVER_AT_MODULE_LEVEL = {
         "serving",
         "throughput",
         "reporting",
+        "job",
         "release",
         "cli",
     ),

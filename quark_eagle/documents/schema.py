@@ -19,6 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from quark_eagle.documents.base import Document, write_text
 from quark_eagle.documents.baseline import BASELINE_SCHEMA_VERSION, BaselineReport
 from quark_eagle.documents.calibration import CALIBRATION_SCHEMA_VERSION, Calibration
+from quark_eagle.documents.ledger import LEDGER_SCHEMA_VERSION, Ledger
 from quark_eagle.documents.parity import PARITY_SCHEMA_VERSION, ParityReport
 from quark_eagle.documents.release import (
     ENVIRONMENT_SCHEMA_VERSION,
@@ -41,6 +42,7 @@ PUBLISHED: dict[str, tuple[type[Document], int]] = {
     "throughput": (ThroughputReport, THROUGHPUT_SCHEMA_VERSION),
     "release": (ReleaseRecord, RELEASE_SCHEMA_VERSION),
     "environment": (Environment, ENVIRONMENT_SCHEMA_VERSION),
+    "ledger": (Ledger, LEDGER_SCHEMA_VERSION),
     "weights": (WeightStatistics, WEIGHTS_SCHEMA_VERSION),
 }
 """Documents by the name of their schema, with the schema's version."""
