@@ -67,7 +67,7 @@ def misjudged(given: Given, misread: Sequence[str] = ()) -> list[Mismatch]:
     wanted, said = _judgement(again), _judgement(given.verdict)
     if given.verdict.difference is not None and given.verdict.difference.degrees_of_freedom is None:
         wanted = _without_degrees_of_freedom(wanted)  # verdicts of earlier releases did not name them
-    found += _unlike(contents.VERDICT, wanted, said)
+    found += unlike(contents.VERDICT, wanted, said)
     return [*found, *_other_worth(given)]
 
 
@@ -97,7 +97,7 @@ def _also(rules: Rules, report: ParityReport) -> Rules:
 
 
 def _judgement(verdict: Verdict) -> dict[str, Any]:
-    return dict(_leaves(verdict.model_dump(mode="json", exclude=set(_NOT_JUDGED))))
+    return dict(leaves(verdict.model_dump(mode="json", exclude=set(_NOT_JUDGED))))
 
 
 def _without_degrees_of_freedom(leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,8 +107,8 @@ def _without_degrees_of_freedom(leaves: Mapping[str, Any]) -> dict[str, Any]:
 def _other_summary(name: str, report: ParityReport) -> list[Mismatch]:
     """A summary is derived from the prompts' histograms and from nothing else."""
     again = summarize(report.prompts, report.num_speculative_tokens)
-    wanted, said = (dict(_leaves(it.model_dump(mode="json"))) for it in (again, report.summary))
-    return _unlike(name, wanted, said, "summary.")
+    wanted, said = (dict(leaves(it.model_dump(mode="json"))) for it in (again, report.summary))
+    return unlike(name, wanted, said, "summary.")
 
 
 def _other_worth(given: Given) -> list[Mismatch]:
@@ -118,18 +118,20 @@ def _other_worth(given: Given) -> list[Mismatch]:
         return []
     again = worth(given.parity, margin=given.verdict.margin)
     fields = None if said.source == again.source else {"baseline_step_bytes", "candidate_step_bytes", "head_share"}
-    wanted, found = (dict(_leaves(it.model_dump(mode="json", include=fields))) for it in (again, said))
-    return _unlike(contents.VERDICT, wanted, found, "worth.")
+    wanted, found = (dict(leaves(it.model_dump(mode="json", include=fields))) for it in (again, said))
+    return unlike(contents.VERDICT, wanted, found, "worth.")
 
 
-def _unlike(where: str, wanted: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[Mismatch]:
-    """Leaves that differ, in the order of the document, then those that one side lacks."""
+def unlike(
+    where: str, wanted: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "", *, source: str = "the counts"
+) -> list[Mismatch]:
+    """Leaves that differ, in the order of the document, then those that one side lacks; `wanted` is from `source`."""
     paths = [*wanted, *(path for path in found if path not in wanted)]
     return [
         Mismatch(
             where=where,
             what=f"{prefix}{path}",
-            wanted=f"{wanted.get(path, 'nothing')} (from the counts)",
+            wanted=f"{wanted.get(path, 'nothing')} (from {source})",
             found=str(found.get(path, "nothing")),
         )
         for path in paths
@@ -143,10 +145,10 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _leaves(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every number and string of a JSON value by its dotted path.
 
-    >>> dict(_leaves({"a": [1, {"b": None}]}))
+    >>> dict(leaves({"a": [1, {"b": None}]}))
     {'a.0': 1, 'a.1.b': None}
     """
     if isinstance(content, Mapping):
@@ -157,4 +159,4 @@ def _leaves(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, content
         return
     for key, value in items:
-        yield from _leaves(value, f"{path}.{key}" if path else key)
+        yield from leaves(value, f"{path}.{key}" if path else key)
