@@ -1,23 +1,17 @@
-"""Which prompts of a trace are calibrated on, in which order, and which must never be.
-
-A draft that is calibrated on the prompts it is judged on looks better than it is. A label is a word that anyone can
-write, so prompts are told by the hash of their messages: none of the packaged parity and selection prompts, and none of
-a trace that a verdict will be reached on, may be among them.
-"""
+"""Which prompts of a trace are calibrated on, in which order: none that a verdict or a choice will be made on."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from quark_eagle.errors import TraceError, UsageError, findings
-from quark_eagle.trace.prompts import PromptSet
+from quark_eagle.quantize.calibration.other_splits import of_other_splits
 from quark_eagle.trace.target_trace import TargetTrace
 from quark_eagle.trace.trace_document import TracedPromptInfo
 
 SPLIT = "calibration"
-RESERVED_SPLITS = ("parity", "selection")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +82,7 @@ def require_disjoint(trace: TargetTrace, judged_on: Iterable[TargetTrace] = ()) 
     Raises:
         TraceError: some are; all are listed, with what they are.
     """
-    labelled = [f"{info.id}: is labelled {info.split}." for info in trace.prompts if info.split != SPLIT]
-    reserved = {**_packaged(), **_of_traces(judged_on)}
-    same = [f"{info.id}: is {reserved[info.sha256]}." for info in trace.prompts if info.sha256 in reserved]
-    problems = [*dict.fromkeys((*labelled, *same))]
+    problems = of_other_splits(trace, SPLIT, [(it, "which the draft is judged on") for it in judged_on])
     if problems:
         advice = (
             "A draft that has seen the prompts it is judged on looks better than it is. Record a trace with "
@@ -114,20 +105,3 @@ def _within(order: list[int], infos: tuple[TracedPromptInfo, ...], max_tokens: i
             f"Give {needed} or more, or leave it out to take all."
         )
     return kept
-
-
-def _packaged() -> Mapping[str, str]:
-    """Hash → description of every packaged prompt that is reserved."""
-    return {
-        prompt.sha256: f"the packaged {split} prompt {prompt.id} (sha256 {prompt.sha256[:12]}…)"
-        for split in RESERVED_SPLITS
-        for prompt in PromptSet.load(None, split)
-    }
-
-
-def _of_traces(traces: Iterable[TargetTrace]) -> Mapping[str, str]:
-    return {
-        info.sha256: f"prompt {info.id} of {trace.directory}, which the draft is judged on (sha256 {info.sha256[:12]}…)"
-        for trace in traces
-        for info in trace.prompts
-    }
