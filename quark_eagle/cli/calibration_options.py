@@ -32,8 +32,7 @@ ObserverOption = Annotated[
     typer.Option(
         "--observer",
         metavar="NAME",
-        help="What makes scales of activations: Quark's min_max (default), percentile or mse; its histogram observers "
-        "are refused, because in 0.13 they give no FP8 scale.",
+        help="What makes scales of activations: Quark's min_max (default), percentile, mse or histogram.",
         show_default=False,
     ),
 ]

@@ -14,6 +14,22 @@ if TYPE_CHECKING:
     from quark_eagle.quantize.record import QuantizeResult
 
 
+def announce_kernel() -> None:
+    """Say that importing Quark will take longer than its 20 seconds, before it seems to hang."""
+    from quark_eagle.quantize.quark_import import kernel_build
+
+    build = kernel_build()
+    if build is None:
+        return
+    if build.lock.exists():
+        render.warn(
+            f"{build.lock}: another process compiles AMD Quark's kernel, or was killed as it did, and the import waits "
+            "until this file is gone. Remove it if there is no such process."
+        )
+    elif not build.is_done:
+        render.note(f"AMD Quark compiles its kernel first: about a minute, and only this once, into {build.directory}.")
+
+
 def show_plan(checkpoint: Checkpoint, plan: QuantPlan, json_: bool) -> None:
     """What would become of each tensor."""
     from quark_eagle.quantize.compressed_tensors import ignore_list

@@ -10,16 +10,14 @@ tests/quantize/test_quark_backend.py holds payload and scales bit-identical to t
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from quark_eagle.errors import QuantizationError
+from quark_eagle.quantize.quark_import import importing
 from quark_eagle.quantize.scheme import Granularity, Scheme
 
 if TYPE_CHECKING:
@@ -93,10 +91,8 @@ def load_quark(scheme: Scheme) -> Quark:
         QuantizationError: it cannot be imported, or this version lacks what is used.
     """
     require_quark()
-    # Its progress notes would tear the progress bar; warnings and errors still come through.
-    os.environ.setdefault("QUARK_LOG_LEVEL", "warning")
     try:
-        with redirect_stdout(sys.stderr):
+        with importing():
             from quark.torch import LLMTemplate
             from quark.torch.quantization.file2file_quantization import _single_stage_quantize_weight
 

@@ -167,7 +167,8 @@ class CalibrationRun:
                 "Record a trace without --project, or leave out --quantize-fc."
             )
         device = resolve_device(options.device)
-        draft = Eagle3Draft.load(checkpoint, layout, trace.rows.weights, device=device)
+        window = trace.target.sliding_window
+        draft = Eagle3Draft.load(checkpoint, layout, trace.rows.weights, device=device, window=window)
         k = options.num_speculative_tokens or trace.num_speculative_tokens
         return cls(checkpoint, plan, trace, prompts, ObservedDraft(draft, linears, k), options, state_path)
 
@@ -204,7 +205,7 @@ class CalibrationRun:
         def feed(observers: QuarkObservers) -> Iterator[TracedPrompt]:
             yield from self._fed(observers, convergence, progress)
 
-        observe(self.module, self.options.choice, feed, cache_scales=self.options.kv_cache_scales)
+        observe(self.module, self.options.choice, feed, cache_scales=self.options.kv_cache_scales, progress=progress)
         found = Found(run=self, convergence=tuple(convergence))
         found.require_sound()
         return Calibrated.of(found.activation_scales, report(found, command_line))

@@ -24,6 +24,7 @@ CHOICES = [
     ObserverChoice(),
     ObserverChoice(observer=Observer.PERCENTILE, percentile=99.9),
     ObserverChoice(observer=Observer.MSE),
+    ObserverChoice(observer=Observer.HISTOGRAM),
 ]
 
 
