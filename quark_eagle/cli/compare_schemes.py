@@ -11,14 +11,18 @@ import typer
 
 from quark_eagle.cli import render
 from quark_eagle.cli.calibration_options import CalibrationOption, CalibTokensOption, PercentileOption
+from quark_eagle.cli.exit_codes import ExitCode
 from quark_eagle.cli.options import (
     DraftArg,
     JsonFlag,
+    KeepOption,
     OverwriteFlag,
+    QuantizeFcFlag,
     ReplayDeviceOption,
     RevisionOption,
     speculative_tokens,
 )
+from quark_eagle.cli.quantize_output import announce_kernel
 from quark_eagle.quantize.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -51,10 +55,12 @@ def compare_schemes(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Static schemes are made once with each, with commas: min_max (default), percentile, mse.",
+            help="Static schemes are made once with each, with commas: min_max (default), percentile, mse, histogram.",
             show_default=False,
         ),
     ] = None,
+    keep: KeepOption = None,
+    quantize_fc: QuantizeFcFlag = False,
     percentile: PercentileOption = None,
     calib_tokens: CalibTokensOption = None,
     num_speculative_tokens: Annotated[
@@ -75,9 +81,10 @@ def compare_schemes(
         Path | None,
         typer.Option(metavar="FILE", help="Write the tables as Markdown too, with every module.", show_default=False),
     ] = None,
-    keep: Annotated[
+    keep_drafts: Annotated[
         Path | None,
         typer.Option(
+            "--keep-drafts",
             metavar="DIR",
             help="Keep the quantized drafts, their calibrations and counts in this new directory.",
             show_default=False,
@@ -90,10 +97,12 @@ def compare_schemes(
 
     Bytes, error of every weight and of every layer's output (SQNR), τ with its interval, and where each scheme runs.
     Every draft is made in a scratch directory, verified by vLLM's rules and replayed over prompts of the split
-    selection; those of parity stay unseen until the verdict, and are refused here. It decides nothing: exit 0.
+    selection; those of parity stay unseen until the verdict, and are refused here. It decides nothing: exit 0, and 3
+    only if vLLM would load none of them as it was meant.
     Example: quark-eagle compare-schemes DRAFT --calibration CALIBRATION_TRACE --selection SELECTION_TRACE
     """
     from quark_eagle.checkpoint.source import at_revision, resolve
+    from quark_eagle.compare.candidates import Scope
     from quark_eagle.compare.run import SchemeComparison
     from quark_eagle.documents.base import refuse_existing, write_text
     from quark_eagle.parity.measurement import Settings
@@ -120,6 +129,7 @@ def compare_schemes(
         calibration,
         schemes=named,
         observers=observers,
+        scope=Scope(keep=tuple(keep or ()), quantize_fc=quantize_fc),
         max_tokens=calib_tokens,
         settings=Settings(
             num_speculative_tokens=num_speculative_tokens or TargetTrace.open(selection).num_speculative_tokens,
@@ -130,7 +140,8 @@ def compare_schemes(
     )
     if not json_:
         _announce(comparison)
-    report = _run(comparison, keep, output, ["quark-eagle", *sys.argv[1:]], quiet=json_)
+        announce_kernel()
+    report = _run(comparison, keep_drafts, output, ["quark-eagle", *sys.argv[1:]], quiet=json_)
     write_text(output, report.to_json())
     comparison.forget(output)
     if markdown is not None:
@@ -139,6 +150,8 @@ def compare_schemes(
         render.emit_json({**report.model_dump(mode="json"), "output": str(output)})
     else:
         _show(report, output)
+    if not any(it.is_usable for it in report.schemes):
+        raise typer.Exit(int(ExitCode.NO))
 
 
 def _run(

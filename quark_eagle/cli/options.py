@@ -84,6 +84,18 @@ KvCacheDtypeOption = Annotated[
         "k and v scales, or 1 where it has none.",
     ),
 ]
+KeepOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep",
+        metavar="PATTERN",
+        help="Keep matching tensors or modules as they are, e.g. '*.down_proj'. May be repeated.",
+        show_default=False,
+    ),
+]
+QuantizeFcFlag = Annotated[
+    bool, typer.Option("--quantize-fc", help="Quantize fc too. SGLang cannot load such a draft.")
+]
 OverwriteFlag = Annotated[
     bool, typer.Option("--overwrite", help="Replace an existing output; the old one survives a failure.")
 ]

@@ -10,19 +10,22 @@ import typer
 
 from quark_eagle.cli import calibration_options as calib
 from quark_eagle.cli import render
+from quark_eagle.cli import save_recipe_options as saving
 from quark_eagle.cli import served_options as served
 from quark_eagle.cli.calibration_output import show_calibration
 from quark_eagle.cli.options import (
     DraftArg,
     JsonFlag,
+    KeepOption,
     OptionalTraceOption,
     OverwriteFlag,
+    QuantizeFcFlag,
     ReplayDeviceOption,
     RevisionOption,
     SpeculativeTokensOption,
     VllmPythonOption,
 )
-from quark_eagle.cli.quantize_output import show_plan, show_result
+from quark_eagle.cli.quantize_output import announce_kernel, show_plan, show_result
 from quark_eagle.quantize.format import Format
 from quark_eagle.quantize.scheme import Scheme
 
@@ -32,8 +35,6 @@ if TYPE_CHECKING:
     from quark_eagle.checkpoint.reader import Checkpoint
     from quark_eagle.quantize.calibration.job import Calibrating
     from quark_eagle.quantize.plan import QuantPlan
-    from quark_eagle.serve_options import ServeOptions
-    from quark_eagle.trace.record_options import RecordOptions
 
 
 def quantize(
@@ -60,17 +61,8 @@ def quantize(
     format: Annotated[
         Format, typer.Option(help="How scales and config are written; the FP8 numbers are the same.")
     ] = Format.QUARK,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN",
-            help="Keep matching tensors or modules as they are, e.g. '*.down_proj'. May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    quantize_fc: Annotated[
-        bool, typer.Option("--quantize-fc", help="Quantize fc too. SGLang cannot load such a draft.")
-    ] = False,
+    keep: KeepOption = None,
+    quantize_fc: QuantizeFcFlag = False,
     calibration: calib.CalibrationOption = None,
     observer: calib.ObserverOption = None,
     percentile: calib.PercentileOption = None,
@@ -111,6 +103,7 @@ def quantize(
     vllm_bin: served.VllmBinOption = None,
     ready_seconds: served.ReadySecondsOption = None,
     trust_remote_code: served.TrustRemoteCodeOption = False,
+    save_recipe: saving.SaveRecipeOption = None,
     overwrite: OverwriteFlag = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done to each tensor, and stop.")
@@ -158,14 +151,14 @@ def quantize(
         ready_seconds=ready_seconds,
         trust_remote_code=trust_remote_code,
     )
-    _check_engine(engine, serve)
+    served.require_engine(engine, serve)
     if target is not None and trace is not None and engine != "vllm":
         raise UsageError(
             "--target and --trace: only one of them says what to measure on. Give --trace if you have one."
         )
     if publish_anyway and target is None and trace is None:
         raise UsageError("--publish-anyway: nothing is judged without --trace or --target. Leave it out, or give one.")
-    record_options = _recording(serve, num_speculative_tokens) if engine == "vllm" else None
+    record_options = served.recording(serve, num_speculative_tokens) if engine == "vllm" else None
     arguments = calib.CalibrationArguments(
         trace=calibration,
         observer=observer,
@@ -180,12 +173,15 @@ def quantize(
     require_quantizable(checkpoint, plan)
     if quantize_fc:
         render.warn("fc is quantized: vLLM runs it, but SGLang builds fc in high precision and cannot load this draft.")
+    saving.save_recipe(save_recipe)
     if output is None or dry_run:
         show_plan(checkpoint, plan, json_)
         return
     calibrating = calib.calibrating(
         job, checkpoint, layout, plan, output, overwrite=overwrite, quiet=json_, command_line=_command_line()
     )
+    if not json_:
+        announce_kernel()
     if target is not None or trace is not None:
         check = Check(
             target=None if trace is not None else target,
@@ -268,42 +264,6 @@ def _quantize_and_check(
         for line in checked.sentences():
             render.say(line)
     raise typer.Exit(int(checked.exit_code))
-
-
-def _check_engine(engine: str, serve: ServeOptions) -> None:
-    """See that options of serving come with it, and it with a target.
-
-    Raises:
-        UsageError: they do not.
-    """
-    from quark_eagle.errors import UsageError
-    from quark_eagle.serving.refused_flags import name_of
-
-    if engine == "vllm" and serve.target is None:
-        raise UsageError("--engine vllm: serves the target, but none was given. Give --target TARGET.")
-    lonely = [option for option in serve.given if option not in ("--target", "--limit")]
-    if engine != "vllm" and lonely:
-        raise UsageError(f"{', '.join(lonely)}: for --engine vllm. Add it, or leave these out.")
-    if "--tensor-parallel-size" in map(name_of, serve.vllm_option or []):
-        raise UsageError("--vllm-option --tensor-parallel-size: is an option of its own. Give it as that.")
-
-
-def _recording(serve: ServeOptions, num_speculative_tokens: int | None) -> RecordOptions:
-    """How vLLM records: as it serves, which the same options say."""
-    from quark_eagle.trace.record_options import RecordOptions
-    from quark_eagle.trace.vllm_options import VllmOptions, options_of_servers
-
-    return RecordOptions(
-        trust_remote_code=bool(serve.trust_remote_code),
-        vllm=VllmOptions(
-            python=serve.vllm_python,
-            bin=serve.vllm_bin,
-            gpu=serve.gpu,
-            tensor_parallel_size=serve.tensor_parallel_size,
-            num_speculative_tokens=num_speculative_tokens,
-            options=options_of_servers(serve.vllm_option or []),
-        ),
-    )
 
 
 def _command_line() -> list[str]:

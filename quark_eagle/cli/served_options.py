@@ -1,11 +1,15 @@
-"""The options of `parity` that only a served measurement takes: each is absent unless it is given."""
+"""The options that only a served measurement takes, each absent unless it is given, and what they come to together."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from quark_eagle.serve_options import ServeOptions
+    from quark_eagle.trace.record_options import RecordOptions
 
 
 def _option(*names: str, help: str, **settings: Any) -> Any:
@@ -94,3 +98,39 @@ ReadySecondsOption = Annotated[
 TrustRemoteCodeOption = Annotated[
     bool, _option("--trust-remote-code", help="Let vLLM run Python that the target brings along.")
 ]
+
+
+def require_engine(engine: str, serve: ServeOptions) -> None:
+    """See that options of serving come with it, and it with a target.
+
+    Raises:
+        UsageError: they do not.
+    """
+    from quark_eagle.errors import UsageError
+    from quark_eagle.serving.refused_flags import name_of
+
+    if engine == "vllm" and serve.target is None:
+        raise UsageError("--engine vllm: serves the target, but none was given. Give --target TARGET.")
+    lonely = [option for option in serve.given if option not in ("--target", "--limit")]
+    if engine != "vllm" and lonely:
+        raise UsageError(f"{', '.join(lonely)}: for --engine vllm. Add it, or leave these out.")
+    if "--tensor-parallel-size" in map(name_of, serve.vllm_option or []):
+        raise UsageError("--vllm-option --tensor-parallel-size: is an option of its own. Give it as that.")
+
+
+def recording(serve: ServeOptions, num_speculative_tokens: int | None) -> RecordOptions:
+    """How vLLM records: as it serves, which the same options say."""
+    from quark_eagle.trace.record_options import RecordOptions
+    from quark_eagle.trace.vllm_options import VllmOptions, options_of_servers
+
+    return RecordOptions(
+        trust_remote_code=bool(serve.trust_remote_code),
+        vllm=VllmOptions(
+            python=serve.vllm_python,
+            bin=serve.vllm_bin,
+            gpu=serve.gpu,
+            tensor_parallel_size=serve.tensor_parallel_size,
+            num_speculative_tokens=num_speculative_tokens,
+            options=options_of_servers(serve.vllm_option or []),
+        ),
+    )

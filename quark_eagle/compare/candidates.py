@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.errors import TraceError, UsageError, findings
 from quark_eagle.quantize.calibration.chosen_prompts import require_disjoint
 from quark_eagle.quantize.calibration.observer import ObserverChoice
+from quark_eagle.quantize.calibration.other_splits import of_other_splits
+from quark_eagle.quantize.plan import QuantPlan
 from quark_eagle.quantize.scheme import Scheme
-from quark_eagle.trace.prompts import PromptSet
 from quark_eagle.trace.target_trace import TargetTrace
 
 SPLIT = "selection"
@@ -33,6 +35,27 @@ class Candidate:
             return self.scheme.value
         percentile = "" if self.choice.percentile is None else f"{self.choice.percentile:g}"
         return f"{self.scheme.value}-{self.choice.observer.value}{percentile}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Which linears are quantized, the same under every scheme.
+
+    Attributes:
+        keep: patterns of tensors or modules that stay as they are.
+        quantize_fc: quantize fc too.
+    """
+
+    keep: tuple[str, ...] = ()
+    quantize_fc: bool = False
+
+    def plan(self, layout: Eagle3Layout, scheme: Scheme) -> QuantPlan:
+        """What a scheme does with each tensor of a draft.
+
+        Raises:
+            QuarkEagleError: a pattern matches nothing, or splits what an engine fuses.
+        """
+        return QuantPlan.of(layout, scheme, self.keep, self.quantize_fc)
 
 
 def candidates(
@@ -70,22 +93,13 @@ def require_selection(selection: TargetTrace, calibration: TargetTrace | None) -
     """See that schemes are compared on prompts that serve nothing else, whatever their labels say.
 
     A scheme that was chosen on the prompts of a verdict looks better there than it is, and so does one on the prompts
-    that it was calibrated on. Prompts are told by the hash of their messages.
+    that it was calibrated on.
 
     Raises:
         TraceError: they are of another split, one of the packaged parity or calibration prompts, or of the trace that
             is calibrated on; all of them are listed.
     """
-    labelled = [f"{info.id}: is labelled {info.split}." for info in selection.prompts if info.split != SPLIT]
-    reserved = {
-        prompt.sha256: f"the packaged {split} prompt {prompt.id} (sha256 {prompt.sha256[:12]}…)"
-        for split in ("parity", "calibration")
-        for prompt in PromptSet.load(None, split)
-    }
-    for info in () if calibration is None else calibration.prompts:
-        reserved.setdefault(info.sha256, f"prompt {info.id} of {calibration and calibration.directory}, calibrated on")
-    same = [f"{info.id}: is {reserved[info.sha256]}." for info in selection.prompts if info.sha256 in reserved]
-    problems = [*dict.fromkeys((*labelled, *same))]
+    problems = of_other_splits(selection, SPLIT, [] if calibration is None else [(calibration, "calibrated on")])
     if problems:
         advice = (
             "Prompts of the split parity must stay unseen until the verdict, and a scheme flatters itself on those it "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.reader import Checkpoint
-from quark_eagle.compare.candidates import Candidate
+from quark_eagle.compare.candidates import Candidate, Scope
 from quark_eagle.compare.output_error import Layers
 from quark_eagle.compare.weight_error import weight_error
 from quark_eagle.deploy.verify import verify
@@ -23,7 +23,6 @@ from quark_eagle.progress import SILENT, Progress
 from quark_eagle.quantize.activation_scales import ActivationScales
 from quark_eagle.quantize.calibration.run import Calibrated
 from quark_eagle.quantize.exclude import module_of
-from quark_eagle.quantize.plan import QuantPlan
 from quark_eagle.quantize.shards import scale_name
 from quark_eagle.quantize.stage import stage
 from quark_eagle.trace.target_trace import TargetTrace
@@ -51,6 +50,7 @@ class Measuring:
     Attributes:
         checkpoint: the BF16 draft.
         layout: of the same checkpoint.
+        scope: what is quantized of it.
         selection: the trace to compare on.
         settings: of every replay.
         stored: file of the BF16 draft's counts on that trace.
@@ -61,6 +61,7 @@ class Measuring:
 
     checkpoint: Checkpoint
     layout: Eagle3Layout
+    scope: Scope
     selection: TargetTrace
     settings: Settings
     stored: Path
@@ -71,7 +72,7 @@ class Measuring:
     def measure(self, candidate: Candidate, calibrated: Calibrated | None) -> Measured:
         """Make and measure one candidate, all but its outputs. It stays in ``scratch/NAME``, its counts beside it."""
         directory = self.scratch / candidate.name
-        plan = QuantPlan.of(self.layout, candidate.scheme)
+        plan = self.scope.plan(self.layout, candidate.scheme)
         directory.mkdir()
         stage(
             self.checkpoint,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from quark_eagle.checkpoint.layout import Eagle3Layout
 from quark_eagle.checkpoint.reader import Checkpoint
-from quark_eagle.compare.candidates import Candidate, candidates, require_calibration, require_selection
+from quark_eagle.compare.candidates import Candidate, Scope, candidates, require_calibration, require_selection
 from quark_eagle.compare.measure import CONFIDENCE, Measured, Measuring, file_bytes
 from quark_eagle.compare.output_error import OutputErrors, output_errors
 from quark_eagle.compare.suggestion import suggested
@@ -28,7 +28,7 @@ from quark_eagle.parity.stored import measure_baseline
 from quark_eagle.progress import SILENT, Progress
 from quark_eagle.quantize.calibration.observer import ObserverChoice
 from quark_eagle.quantize.calibration.run import Calibrated, CalibrationOptions, CalibrationRun
-from quark_eagle.quantize.plan import QuantPlan, require_quantizable
+from quark_eagle.quantize.plan import require_quantizable
 from quark_eagle.quantize.scheme import Scheme
 from quark_eagle.trace.target_trace import TargetTrace, TracedPrompt
 
@@ -41,6 +41,7 @@ class SchemeComparison:
         checkpoint: the BF16 draft.
         layout: of the same checkpoint.
         candidates: to compare, in this order.
+        scope: what is quantized of the draft.
         calibration: trace of the split "calibration"; None if nothing is calibrated.
         max_tokens: of the calibration; None is all.
         baseline: the BF16 draft over the trace of the split "selection".
@@ -49,6 +50,7 @@ class SchemeComparison:
     checkpoint: Checkpoint
     layout: Eagle3Layout
     candidates: tuple[Candidate, ...]
+    scope: Scope
     calibration: TargetTrace | None
     max_tokens: int | None
     baseline: Measurement
@@ -62,6 +64,7 @@ class SchemeComparison:
         *,
         schemes: Sequence[Scheme] = tuple(Scheme),
         observers: Sequence[ObserverChoice] = (ObserverChoice(),),
+        scope: Scope | None = None,
         max_tokens: int | None = None,
         settings: Settings | None = None,
     ) -> SchemeComparison:
@@ -73,11 +76,12 @@ class SchemeComparison:
             calibration: directory of the trace to calibrate on.
             schemes: to compare.
             observers: each static scheme is made once with each.
+            scope: what is quantized; every linear of the decoder layers if None.
             max_tokens: of the calibration; None is all.
             settings: of every replay; walks alone, at the k of the selection trace, if None.
 
         Raises:
-            UsageError: a scheme needs a calibration, and there is none.
+            UsageError: a scheme needs a calibration, and there is none; or the scope names nothing.
             TraceError: a trace is of the wrong split, or holds prompts that are reserved.
             QuarkEagleError: the draft cannot be quantized or replayed.
         """
@@ -89,12 +93,14 @@ class SchemeComparison:
         require_selection(opened, observed_on)
         checkpoint = Checkpoint.open(draft)
         layout = Eagle3Layout.of(checkpoint)
+        scope = scope or Scope()
         for scheme in schemes:
-            require_quantizable(checkpoint, QuantPlan.of(layout, scheme))
+            require_quantizable(checkpoint, scope.plan(layout, scheme))
         return cls(
             checkpoint=checkpoint,
             layout=layout,
             candidates=made,
+            scope=scope,
             calibration=observed_on,
             max_tokens=max_tokens,
             baseline=Measurement.open([("baseline", Side.open(draft))], opened, settings),
@@ -137,6 +143,7 @@ class SchemeComparison:
         measuring = Measuring(
             checkpoint=self.checkpoint,
             layout=self.layout,
+            scope=self.scope,
             selection=self.selection,
             settings=self.baseline.settings,
             stored=stored,
@@ -182,7 +189,7 @@ class SchemeComparison:
             num_speculative_tokens=self.baseline.settings.num_speculative_tokens,
             device=self.baseline.settings.device,
         )
-        plan = QuantPlan.of(self.layout, static[0] if static else Scheme.PTPC_FP8)
+        plan = self.scope.plan(self.layout, static[0] if static else Scheme.PTPC_FP8)
         run = CalibrationRun.open(
             self.checkpoint, self.layout, plan, self.calibration, state, options, judged_on=[self.selection]
         )
@@ -219,6 +226,8 @@ class SchemeComparison:
             draft=str(self.checkpoint.directory),
             num_speculative_tokens=settings.num_speculative_tokens,
             kv_cache_dtype=settings.kv_cache_dtype,
+            keep=list(self.scope.keep),
+            quantize_fc=self.scope.quantize_fc,
             split="selection",
             calibration=None if calibration is None else str(calibration.directory),
             calibration_trace_sha256=None if calibration is None else calibration.sha256,

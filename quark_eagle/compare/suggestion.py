@@ -22,7 +22,7 @@ def suggested(results: Sequence[SchemeResult], counts: Counts, confidence: float
     sound = {
         result.name: result.difference.estimate
         for result in results
-        if result.verification == "ok" and result.difference is not None
+        if result.is_usable and result.difference is not None
     }
     if not sound:
         return None

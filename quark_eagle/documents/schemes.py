@@ -73,9 +73,11 @@ class ModuleErrors(Document):
     Attributes:
         module: its canonical name.
         weight: the weight that an engine computes with, scale included, against the BF16 one.
-        output_first_step: outputs for the BF16 draft's own activations, fed to both, at step 1: every row of the text.
-            Null where the layer was not run: the trace is projected, and this is fc.
-        output_later_steps: the same at steps 2 … k; null at k = 1 as well.
+        output_first_step: outputs for the BF16 draft's own activations, fed to both, at step 1: every row of the text,
+            as an engine computes them, also where nobody reads them (of the last layer those of the prompt, but for
+            keys and values). Null where the layer was not run: the trace is projected, and this is fc.
+        output_later_steps: the same at steps 2 … k, from every place of the answer, whether a walk comes to stand there
+            or not; null at k = 1 as well.
     """
 
     module: str
@@ -139,6 +141,11 @@ class SchemeResult(Document):
         return self.observer is not None
 
     @property
+    def is_usable(self) -> bool:
+        """Whether an engine would load it as it was meant."""
+        return self.verification == "ok"
+
+    @property
     def worst(self) -> list[ModuleErrors]:
         """Its modules, the one that loses most at its outputs first."""
         return sorted(self.modules, key=lambda module: module.rank)
@@ -149,6 +156,8 @@ class SchemesReport(Document):
 
     Attributes:
         draft: as it was named; what `baseline` is of.
+        keep: patterns of what every scheme left as it was.
+        quantize_fc: whether every scheme quantized fc too.
         baseline_file_bytes: of its safetensors files.
         calibration: the trace that activations were calibrated on; null where no scheme needed one.
         provenance: of the replay over the selection prompts.
@@ -160,6 +169,8 @@ class SchemesReport(Document):
     draft: str
     num_speculative_tokens: Annotated[int, Field(ge=1)]
     kv_cache_dtype: Literal["auto", "fp8"]
+    keep: list[str] = Field(default_factory=list)
+    quantize_fc: bool = False
     split: Literal["selection"]
     calibration: str | None
     calibration_trace_sha256: Sha256 | None

@@ -42,7 +42,9 @@ def sentences(report: SchemesReport) -> list[str]:
         "judged on others.",
     ]
     said += _how_measured(report)
-    said += [f"{it.name}: {finding}" for it in report.schemes if it.verification == "broken" for finding in it.findings]
+    said += [
+        f"{it.name} is not usable, whatever its τ: {' '.join(it.findings)}" for it in report.schemes if not it.is_usable
+    ]
     if report.suggested is None:
         said.append("None of them is verified and measured, so none is suggested.")
     else:
@@ -61,6 +63,8 @@ def next_command(report: SchemesReport) -> str | None:
         percentile = chosen.observer.parameters.get("percentile")
         words += [] if percentile is None else ["--percentile", repr(percentile)]
         words += ["--kv-cache-scales"] if report.kv_cache_dtype == "fp8" else []
+    words += [word for pattern in report.keep for word in ("--keep", pattern)]
+    words += ["--quantize-fc"] if report.quantize_fc else []
     return f"{shlex.join(words)} --trace PARITY_TRACE"
 
 

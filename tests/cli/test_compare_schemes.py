@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.cli.app import app
 from quark_eagle.compare.suggestion import suggested
 from quark_eagle.documents.parity import ParityReport, PromptResult
 from quark_eagle.documents.schemes import SchemeResult, SchemesReport
 from quark_eagle.errors import QuarkEagleError
-from quark_eagle.reporting.schemes import next_command, to_markdown
+from quark_eagle.quantize.record import QuantizeResult
+from quark_eagle.quantize.stage import stage
+from quark_eagle.reporting.schemes import next_command, sentences, to_markdown
 from tests.compare.conftest import as_selection
 from tests.quantize.calibration.calibration_trace import relabel, write_calibration_trace
 from tests.quantize.conftest import StandIn
@@ -48,7 +52,7 @@ def report(tiny_draft: Path, selection: Path, kept: Path) -> SchemesReport:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("quark_eagle.quantize.stage.load_quark", lambda scheme: StandIn())
         code, out, _ = compare(
-            tiny_draft, "--selection", selection, "--schemes", "ptpc_fp8", "-o", output, "--keep", kept, "--json"
+            tiny_draft, "--selection", selection, "--schemes", "ptpc_fp8", "-o", output, "--keep-drafts", kept, "--json"
         )
     assert code == 0
     written = SchemesReport.read(output)
@@ -80,7 +84,8 @@ def test_it_says_what_it_will_take_what_it_found_and_what_next(
         (("--schemes", "ptpc_fp8", "--kv-cache-dtype", "fp8"), "--calibration: not given, but ptpc_fp8"),
         (("--observer", "median"), "--observer median: is not known"),
         (("--percentile", "99"), "means nothing without --observer percentile"),
-        (("--keep", "."), "is a directory"),
+        (("--keep-drafts", "."), "is a directory"),
+        (("--keep", "*.no_such"), "*.no_such"),
         (("--schemes", ""), "--schemes '': names nothing"),
         (("--observer", " ,"), "--observer ' ,': names nothing"),
         (("--observer", "mse"), "--observer: no scheme in --schemes is calibrated"),
@@ -110,6 +115,61 @@ def test_a_parity_trace_stays_unseen(tiny_draft: Path, tmp_path: Path) -> None:
     assert code == 5
     assert "prompt-0: is labelled parity" in err
     assert "must stay unseen until the verdict" in err
+
+
+@pytest.fixture
+def _nothing_excluded(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafts whose config names no module to leave alone: vLLM would build fc in FP8 and cast it."""
+
+    def careless(*args: Any, **options: Any) -> QuantizeResult:
+        result = stage(*args, **options)
+        config = args[3] / "config.json"
+        content = json.loads(config.read_text())
+        content["quantization_config"]["exclude"] = []
+        config.write_text(json.dumps(content))
+        return result
+
+    monkeypatch.setattr("quark_eagle.compare.measure.stage", careless)
+
+
+@pytest.mark.usefixtures("_nothing_excluded")
+def test_if_no_scheme_is_usable_the_answer_is_no_and_none_is_suggested(
+    tiny_draft: Path, selection: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "schemes.json"
+    code, out, _ = compare(tiny_draft, "--selection", selection, "--schemes", "ptpc_fp8", "-o", output)
+    assert code == 3
+    assert "ptpc_fp8 is not usable, whatever its τ: error: model.fc" in out
+    assert "None of them is verified and measured, so none is suggested." in out
+    assert "Next:" not in out
+    found = SchemesReport.read(output)
+    assert (found.suggested, found.schemes[0].is_usable) == (None, False)
+
+
+def test_a_scheme_that_is_not_usable_is_said_so_beside_those_that_are(report: SchemesReport) -> None:
+    broken = renamed(report, "fp8-mse", 0.5).model_copy(
+        update={"verification": "broken", "findings": ["error: model.fc is cast."]}
+    )
+    said = sentences(report.model_copy(update={"schemes": [broken, *report.schemes]}))
+    assert "fp8-mse is not usable, whatever its τ: error: model.fc is cast." in said
+    assert not [line for line in said if line.startswith("ptpc_fp8 is not usable")]
+
+
+def test_what_is_kept_or_quantized_beside_the_layers_is_so_under_every_scheme(
+    tiny_draft: Path, selection: Path, tmp_path: Path, stand_in: StandIn
+) -> None:
+    output, kept = tmp_path / "schemes.json", tmp_path / "kept"
+    scope = ("--keep", "*.down_proj", "--quantize-fc")
+    code, out, err = compare(
+        tiny_draft, "--selection", selection, "--schemes", "ptpc_fp8", "-o", output, "--keep-drafts", kept, *scope
+    )
+    assert code == 0, err
+    modules = {it.module for it in SchemesReport.read(output).schemes[0].modules}
+    assert "fc" in modules
+    assert "layers.0.mlp.down_proj" not in modules
+    tensors = Checkpoint.open(kept / "ptpc_fp8").tensors
+    assert {name for name, info in tensors.items() if info.dtype == "F8_E4M3"} >= {"fc.weight"}
+    assert f"Next: quark-eagle quantize {tiny_draft} --output OUT --scheme ptpc_fp8 --keep '*.down_proj'" in out
 
 
 def renamed(report: SchemesReport, name: str, estimate: float) -> SchemeResult:

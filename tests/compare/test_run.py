@@ -125,13 +125,17 @@ def test_an_outputs_error_is_that_of_a_loop_over_single_places(
     name: str,
 ) -> None:
     trace = TargetTrace.open(selection_trace)
+    of_text = sum(info.num_tokens - 1 for info in trace.prompts)
+    of_answer = sum(info.num_tokens - 1 - info.prompt_length for info in trace.prompts)  # the last is proposed, not fed
     exact, quantized = (loaded(directory, trace).linears[DOWN] for directory in (tiny_draft, kept / name))
     found = next(it for it in named(report, name).modules if it.module == DOWN)
-    for inputs, error in zip(down_inputs, (found.output_first_step, found.output_later_steps), strict=True):
+    for inputs, error, rows in zip(
+        down_inputs, (found.output_first_step, found.output_later_steps), (of_text, 2 * of_answer), strict=True
+    ):
         before = torch.cat([exact(x) for x in inputs]).double()
         after = torch.cat([quantized(x) for x in inputs]).double()
         assert error is not None
-        assert error.num_values == before.numel()
+        assert error.num_values == before.numel() == rows * exact.out_features
         assert error.sqnr_db == pytest.approx(db(before, after), abs=0.05)  # rows in another batch round otherwise
 
 
