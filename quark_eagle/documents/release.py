@@ -160,6 +160,7 @@ class Environment(Document):
         recorded: of the trace; null where the judged drafts were served.
         measured: the measurement that was judged.
         replayed: the replay beside a judged measurement that was served; null where there is none.
+        served: the served run beside a judged replay; null where there is none.
         judged: versions that made the verdict.
         released: versions that made the bundle.
     """
@@ -169,6 +170,7 @@ class Environment(Document):
     recorded: RecordedWith | None
     measured: MeasuredWith
     replayed: MeasuredWith | None
+    served: MeasuredWith | None = None
     judged: dict[str, str]
     released: dict[str, str]
 

@@ -179,3 +179,8 @@ def read_object(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise QuarkEagleError(f"{path}: holds no JSON object. Copy it again.")
     return content
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """The text of a JSON file of evidence that is no document of ours."""
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
