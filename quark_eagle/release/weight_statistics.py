@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from quark_eagle.checkpoint.manifest import RECORD_NAME
 from quark_eagle.checkpoint.reader import Checkpoint, TensorInfo
-from quark_eagle.documents.weights import WEIGHTS_SCHEMA_VERSION, Distribution, ModuleWeights, WeightStatistics
+from quark_eagle.documents.weights import Distribution, ModuleWeights, WeightStatistics
 from quark_eagle.errors import CheckpointError, NonFiniteWeightError, findings
 from quark_eagle.progress import SILENT, Progress
 from quark_eagle.release.distribution import distribution, quarters_of_octaves
@@ -64,7 +64,7 @@ def measure(
             for name in sorted(decisions)
         ]
     return WeightStatistics(
-        schema_version=WEIGHTS_SCHEMA_VERSION,
+        schema_version=1,
         modules=modules,
         cache_scales={info.name: _single(output, info) for info in cache},
         cache_scales_bytes=sum(info.size_bytes for info in cache),

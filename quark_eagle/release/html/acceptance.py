@@ -57,7 +57,7 @@ def by_category(evidence: Evidence) -> Section:
     margins = [it.margin for it in verdict.categories if it.margin is not None]
     axis = axis_of([it for it in changes if it is not None], margins)
     rows: list[Sequence[str | Markup]] = [
-        (category.name, count(category.num_prompts), row(change, axis, category.margin), _estimate(category))
+        (category.name, count(category.num_prompts), row(change, axis, category.margin), _in_numbers(category))
         for category, change in zip(verdict.categories, changes, strict=True)
     ]
     gates = "Categories gate, too: each has a margin." if margins else "Categories are shown and do not gate."
@@ -144,10 +144,12 @@ def _change(category: Category) -> Change | None:
     return Change(estimate=found.estimate, ends=ends)
 
 
-def _estimate(category: Category) -> str:
-    """The number beside the drawing, with its interval below it."""
+def _in_numbers(category: Category) -> str:
+    """What is drawn beside it: the change, and its interval below it."""
     found = category.difference
-    return NOTHING if found is None else f"{percent(found.estimate)} ({bounds(found.interval)})"
+    if found is None:
+        return NOTHING
+    return Markup("{}<small>{}</small>").format(percent(found.estimate), bounds(found.interval))
 
 
 def _tau_curve(evidence: Evidence) -> Iterator[Block]:
@@ -188,7 +190,7 @@ def _curve(curve: Sequence[TauPoint], measured: int) -> Markup:
     }
     highest = max(length for both in lengths.values() for length in both)
     down = Axis(low=1.0, high=max(highest, 1.05), start=_BOTTOM, stop=_TOP)
-    across = Axis(low=0.6, high=len(curve) + 0.4)
+    across = Axis(low=1.0, high=len(curve), start=14, stop=97)
     here = across.across(measured)
     parts = [*levels(down, down.ticks(), ".2f"), element("line", x1=here, x2=here, y1=0, y2=_BOTTOM, class_="axis")]
     for look, values in lengths.items():

@@ -42,6 +42,10 @@ class Table:
     is_open: bool = False
     hides: Sequence[int] = ()
 
+    def looks(self, column: int) -> str:
+        """Classes of a column's cells."""
+        return " ".join([*["right"] * (column in self.right), *["hides"] * (column in self.hides)])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:

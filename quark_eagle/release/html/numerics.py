@@ -57,8 +57,8 @@ def _errors(found: Sequence[tuple[ModuleWeights, Distribution]]) -> Panels:
         panels=panels,
         caption=(
             "|scale · q − w| / |w| of every element. Rounding to e4m3 moves an element by 1/17 = 5.9 % at most, a "
-            "little more where the division was in BF16. The bar at the right end, if there is one, is of elements that "
-            "are too small for their scale."
+            "little more where the division was in BF16. The bar at the right end, if there is one, is of elements "
+            "that are too small for their scale."
         ),
         table=Table(
             caption="Relative error by weight",

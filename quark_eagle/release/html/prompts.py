@@ -13,7 +13,7 @@ from quark_eagle.release.html.blocks import Figure, Section, Series, Table
 from quark_eagle.release.html.svg import Axis, drawing, element
 from quark_eagle.reporting.wording import NOTHING, count
 
-_SIDE = 360
+_TOP, _SIDE = 20, 360
 _LOOKS = {"gained": "after", "unchanged": "same", "lost": "lost"}
 
 
@@ -77,12 +77,15 @@ def _scatter(pairs: Sequence[Pair], told: str) -> Markup:
     values = [value for pair in pairs for value in (pair.before, pair.after) if value is not None] or [1.0, 2.0]
     room = 0.06 * (max(values) - min(values)) or 0.1
     across = Axis(low=min(values) - room, high=max(values) + room, start=0, stop=100)
-    down = Axis(low=across.low, high=across.high, start=_SIDE, stop=0)
+    down = Axis(low=across.low, high=across.high, start=_SIDE, stop=_TOP)
     marks = across.ticks()
     parts = [
-        element("line", x1="0", x2="100%", y1=_SIDE, y2=0, class_="axis"),
+        element("line", x1="0", x2="100%", y1=_SIDE, y2=_TOP, class_="axis"),
         *(element("line", x1="0", x2="100%", y1=down.at(it), y2=down.at(it), class_="grid") for it in marks),
-        *(element("line", x1=across.across(it), x2=across.across(it), y1=0, y2=_SIDE, class_="grid") for it in marks),
+        *(
+            element("line", x1=across.across(it), x2=across.across(it), y1=_TOP, y2=_SIDE, class_="grid")
+            for it in marks
+        ),
         *(element("text", f"{it:.1f}", x="2", y=down.at(it) - 4, class_="tick") for it in marks),
         *(
             element("text", f"{it:.1f}", x=across.across(it), y=_SIDE + 16, text_anchor="middle", class_="tick")

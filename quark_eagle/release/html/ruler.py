@@ -12,6 +12,7 @@ from quark_eagle.reporting.wording import percent
 
 _ROW = 30
 _MIDDLE = _ROW / 2
+_ROOM_LEFT, _ROOM_RIGHT = 0.3, 0.16  # of what is in view; labels stand left of their lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +32,8 @@ def axis_of(changes: Iterable[Change], margins: Sequence[float] = ()) -> Axis:
     """One axis for all of them, with no change and the margins in view, and room at both ends."""
     places = [0.0, *(-margin for margin in margins), *(place for change in changes for place in change.extent)]
     low, high = min(places), max(places)
-    room = 0.16 * (high - low) or 0.01
-    return Axis(low=low - room, high=high + room)
+    room = (high - low) or 0.01
+    return Axis(low=low - _ROOM_LEFT * room, high=high + _ROOM_RIGHT * room)
 
 
 def ruler(change: Change, margin: float, label: str) -> Markup:
@@ -43,10 +44,8 @@ def ruler(change: Change, margin: float, label: str) -> Markup:
         element("rect", x="0", y=0, width=edge, height=bottom, class_="forbidden"),
         element("line", x1=edge, x2=edge, y1=0, y2=bottom, class_="margin"),
         element("line", x1=none, x2=none, y1=0, y2=bottom, class_="axis"),
-        element(
-            "text", f"{percent(-margin)} margin", x=edge, y=bottom + 18, text_anchor="end", dx=4, class_="tick bad"
-        ),
-        element("text", "no change", x=none, y=bottom + 18, text_anchor="start", dx=-4, class_="tick"),
+        element("text", percent(-margin), x=edge, y=bottom + 18, text_anchor="end", dx=8, class_="tick bad"),
+        element("text", "no change", x=none, y=bottom + 18, text_anchor="start", dx=-8, class_="tick"),
     ]
     if change.ends is not None:
         parts.append(whisker(axis, *change.ends, middle, "decided"))
@@ -76,9 +75,12 @@ def row(change: Change | None, axis: Axis, margin: float | None = None) -> Marku
 
 
 def scale(axis: Axis, spelled: str = "+.1%") -> Markup:
-    """The numbers below such rows."""
+    """The numbers below such rows; a narrow screen shows the ends and the middle."""
     drawn: list[Markup] = []
-    for mark in axis.ticks(4):
+    marks = axis.ticks(4)
+    for mark in marks:
         text = "0" if mark == 0 else format(mark, spelled)
-        drawn.append(element("text", text, x=axis.across(mark), y=13, text_anchor="middle", class_="tick"))
+        place, ends = axis.across(mark), (marks[0], 0, marks[-1])
+        look = "tick" if mark in ends else "tick minor"
+        drawn.append(element("text", text, x=place, y=13, text_anchor="middle", class_=look))
     return drawing(drawn, height=18, label="")

@@ -64,7 +64,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(step for step in (1, 2, 5, 10) if step * power >= rough * 0.9) * power
+    step = next(step for step in (1, 2, 5, 10) if step * power >= rough * 0.7) * power
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(place * step, 12) for place in range(first, last + 1)]
 
@@ -98,8 +98,8 @@ def dot(x: str, y: float, look: str, title: str = "") -> Markup:
     told = [element("title", title)] if title else []
     if look == "after":
         # A rectangle has no centre to be placed by: moved by half its size, whatever its place in percent.
-        return element("rect", *told, x=x, y=y, width=9, height=9, transform="translate(-4.5 -4.5)", class_=look)
-    return element("circle", *told, cx=x, cy=y, r=5, class_=look)
+        return element("rect", *told, x=x, y=y, width=8, height=8, transform="translate(-4 -4)", class_=look)
+    return element("circle", *told, cx=x, cy=y, r=6, class_=look)
 
 
 def _written(value: str | float) -> str:

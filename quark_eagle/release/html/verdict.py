@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from quark_eagle.documents.verdict import Outcome, Verdict
-from quark_eagle.parity.arch import measured_on
+from quark_eagle.parity.arch import UNKNOWN, measured_on
 from quark_eagle.release.evidence import Evidence
 from quark_eagle.release.html.amounts import change, size
 from quark_eagle.release.html.blocks import Facts, Section, Table, Text
 from quark_eagle.release.html.ruler import Change, ruler
 from quark_eagle.release.html.svg import element
+from quark_eagle.release.model_card_limits import on_shipping_hardware
 from quark_eagle.reporting.wording import (
     DRAFT_HEADERS,
     TITLES,
@@ -81,11 +82,21 @@ def what_was_measured(evidence: Evidence) -> Section:
     """The counts, and the rules that they were judged by."""
     verdict, report = evidence.verdict, evidence.parity
     how = "replayed over the target's recorded path" if report.served is None else "served by an engine"
-    where = "; ".join(f"{part} on {machine}" for part, machine in measured_on(report).items())
+    where = "; ".join(
+        f"{part}, nobody noted where" if machine == UNKNOWN else f"{part} on {machine}"
+        for part, machine in measured_on(report).items()
+    )
     splits = {} if verdict.evidence is None else verdict.evidence.splits
     prompts = ", ".join(f"{count(number)} prompts of the {split} split" for split, number in splits.items())
-    rows = [("prompts", prompts), ("how", how), ("on", where), ("sampling", _sampling(evidence)), *facts(verdict)]
-    notes = [] if report.served is None else [Text(lines=report.served.notes, is_list=True)]
+    rows = [
+        ("prompts", prompts),
+        ("how", how),
+        ("on", where),
+        ("on MI355X", on_shipping_hardware(evidence)),
+        ("sampling", _sampling(evidence)),
+        *facts(verdict),
+    ]
+    notes = [] if report.served is None else report.served.notes
     return Section(
         anchor="measured",
         title="What was measured",
@@ -100,9 +111,25 @@ def what_was_measured(evidence: Evidence) -> Section:
                 is_open=True,
             ),
             Facts(rows=[(name, text) for name, text in rows if text]),
-            *(note for note in notes if note.lines),
+            *([Text(lines=notes, is_list=True)] if notes else []),
+            *_beside(evidence),
         ],
     )
+
+
+def _beside(evidence: Evidence) -> Iterator[Table]:
+    """The other measurement of the same two drafts, if there is one."""
+    others = {"replayed": evidence.replayed, "served": evidence.served}
+    rows = [
+        (how, count(len(it.prompts)), f"{before:.3f}", f"{after:.3f}", percent(after / before - 1), it.provenance.arch)
+        for how, it in others.items()
+        if it is not None
+        and (before := it.summary.overall.walk.baseline.mean_acceptance_length) is not None
+        and (after := it.summary.overall.walk.candidate.mean_acceptance_length) is not None
+    ]
+    if rows:
+        headers = ("beside it, not judged", "prompts", "τ BF16", "τ FP8", "change", "on")
+        yield Table(caption="Measured beside it", headers=headers, rows=rows, right=(1, 2, 3, 4), is_open=True)
 
 
 def _ruler(verdict: Verdict) -> Markup | None:
