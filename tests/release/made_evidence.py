@@ -88,7 +88,7 @@ VARIANTS: Mapping[str, Made] = {
         candidate=HOSTILE,
         release={
             "overrides": [f"Said of {HOSTILE}.", "---"],
-            "license": "mit: [x] # y",
+            "license": "no",  # which YAML takes for a truth value
             "license_source": HOSTILE,
             "base_model": "name-of-a-draft",
             "base_model_revision": None,
@@ -100,11 +100,14 @@ VARIANTS: Mapping[str, Made] = {
 """A bundle for every kind of release."""
 
 
-def write_bundle(directory: Path, variant: str = "pass") -> Path:
-    """Writes a bundle of this kind, without what is rendered; its BF16 draft lies beside it, in ``DIRECTORY.draft``."""
+def write_bundle(directory: Path, variant: str = "pass", *, by_quark: bool = False) -> Path:
+    """Writes a bundle of this kind, without what is rendered; its BF16 draft lies beside it, in ``DIRECTORY.draft``.
+
+    By Quark itself only where it is asked for, which takes 20 seconds.
+    """
     made = VARIANTS[variant]
     draft = write_tiny_draft(directory.with_name(f"{directory.name}.draft"), **made.draft)
-    calibration = _quantized(draft, directory, made)
+    calibration = _quantized(draft, directory, made, by_quark=by_quark)
     if variant == "hostile":
         _spoil_the_record(directory / RECORD_NAME)
     (directory / contents.EVIDENCE).mkdir()
@@ -133,8 +136,8 @@ def evidence_of(directory: Path, **changes: Any) -> Evidence:
     return replace(Evidence.read(directory), **changes)
 
 
-def _quantized(draft: Path, output: Path, made: Made) -> Calibration | None:
-    """The FP8 draft by the definition instead of Quark, and what its static scales stand on."""
+def _quantized(draft: Path, output: Path, made: Made, *, by_quark: bool) -> Calibration | None:
+    """The FP8 draft, by the definition unless by Quark, and what its static scales stand on."""
     calibration = _calibration(draft, made) if made.scheme.needs_calibration else None
     scales = None
     if calibration is not None:
@@ -147,7 +150,8 @@ def _quantized(draft: Path, output: Path, made: Made) -> Calibration | None:
         inputs = {it.module: it.scale for it in calibration.scales}
         scales = ActivationScales(inputs=inputs, calibration=known)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("quark_eagle.quantize.stage.load_quark", lambda scheme: StandIn())
+        if not by_quark:
+            patch.setattr("quark_eagle.quantize.stage.load_quark", lambda scheme: StandIn())
         quantize(draft, output, made.keep, scheme=made.scheme, activation_scales=scales)
     return calibration
 
