@@ -11,7 +11,8 @@ first takes ``k_proj`` for a part of ``qkv_proj`` and stops.
 
 Latent attention takes none. `MLAAttention` would multiply by them (``layers/attention/mla_attention.py``), but it is no
 `Attention`, and only to that do Quark's and compressed-tensors' `get_quant_method` give one that loads scales; so its
-cache is stored with scale 1 in all of 0.19 to 0.32 (ModelOpt's does ask for `MLAAttention`).
+cache is stored with scale 1 in all of 0.19 to 0.32 (ModelOpt's does ask for `MLAAttention`). A scale on disk stops
+the load since 0.25: it is looked for in a module ``self_attn.attn``, which is not there.
 """
 
 from __future__ import annotations
@@ -85,7 +86,6 @@ class CacheScales:
         makes_fp8: whether the cache is in FP8 wherever serving says ``auto``: vLLM 0.32 asks for a ``kv_cache_scheme``
             (``layers/attention/attention.py``, `Attention.__init__`), which Quark's config does not have.
         dropped_by: the entry that keeps the attention itself, so that it takes no scales; None if none does.
-        latent: whether the attention is latent (MLA) and takes no scales for that.
     """
 
     declared: bool
@@ -95,13 +95,7 @@ class CacheScales:
     dtype: str = "F32"
     makes_fp8: bool = False
     dropped_by: str | None = None
-    latent: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def are_taken(self) -> bool:
-        """Whether the attention has parameters for them."""
-        return not self.latent and self.dropped_by is None
 
     def place(self, place: str) -> str:
         """The place of a tensor by the name that it is looked for under, if its own is but another one for that."""
@@ -148,11 +142,8 @@ def dropped(scales: CacheScales, place: str) -> str:
         scales: where they lie, by the format.
         place: runtime name of a tensor before stacking. Empty is returned if it is no such scale, or is taken.
     """
-    if scales.are_taken or not place.endswith(tuple(f".{tensor}" for tensor in scales.tensors.values())):
+    if scales.dropped_by is None or not place.endswith(tuple(f".{tensor}" for tensor in scales.tensors.values())):
         return ""
-    if scales.latent:
-        taken = "latent attention (MLA) takes none, and an FP8 cache of it is stored with scale 1"
-        return f"is dropped without a word: {taken}. Leave it out."
     return (
         f"is dropped without a word: {scales.dropped_by!r} means the attention too, and {_COLLAPSES}. Name its linears "
         "instead."

@@ -7,7 +7,7 @@ takes what comes, whatever its dtype. Nothing is read here but headers and confi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from quark_eagle.checkpoint.reader import Checkpoint, TensorInfo
 from quark_eagle.deploy.answers import Answer, Quantization
@@ -66,7 +66,7 @@ def load(
     for module, place in fill_plain(family, config, places, with_head=not head):
         modules.append(module)
         claimed.add(place)
-    if caches is not None and caches.are_taken:
+    if caches is not None and caches.dropped_by is None:
         for module, taken in fill_cache(config.num_layers, places, caches):
             modules.append(module)
             claimed.update(taken)
@@ -93,11 +93,10 @@ def _where_it_fails(answers: Iterable[Answer]) -> Iterator[str]:
 def _cache_scales(
     quantization: Quantization | None, config: EngineConfig, num_target_layers: int | None
 ) -> CacheScales | None:
-    """Where the scales of the KV caches lie; None without a ``quantization_config``, by which they are asked for."""
-    if quantization is None:
+    """Where the scales of the KV caches lie; None if none are taken, as by the latent cache of an MLA draft."""
+    if quantization is None or "key_value_rank" in config.dimensions:
         return None
-    scales = quantization.cache_scales(f"model.layers.{num_target_layers or 1}.self_attn.attn")
-    return replace(scales, latent="key_value_rank" in config.dimensions)
+    return quantization.cache_scales(f"model.layers.{num_target_layers or 1}.self_attn.attn")
 
 
 def _activation_scales(modules: Iterable[RuntimeModule]) -> Iterator[str]:
@@ -205,7 +204,7 @@ def _leftover(
         taken = "is taken for a part of qkv_proj, which has no such parameter: vLLM stops"
         letter = place.removesuffix("_proj.output_scale")[-1]
         return errors(name, [_stop(f"{taken}. Call it self_attn.{letter}_scale.")])
-    if quantized and place.endswith(rules.kv_scales):
+    if quantized and family.knows_cache_scales and place.endswith(rules.kv_scales):
         return warnings(name, ["belongs to a quantized KV cache, which is not checked here."])
     if is_bias and family.drops_unknown_bias:
         return errors(name, ["is dropped without a word: by this config vLLM builds no bias there. Set the flag."])

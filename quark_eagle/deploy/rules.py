@@ -84,6 +84,7 @@ class Family:
         passes_config_to_head: whether the LM head gets ``quantization_config`` at all.
         drops_unknown: whether a tensor that no parameter takes is dropped without a word; otherwise loading stops.
         drops_unknown_bias: the same of a bias.
+        knows_cache_scales: whether its loader knows scales of a KV cache by their names.
         unread: config flags that it does not know although the draft's result depends on them → what it does instead.
     """
 
@@ -98,6 +99,7 @@ class Family:
     passes_config_to_head: bool = True
     drops_unknown: bool = False
     drops_unknown_bias: bool = True
+    knows_cache_scales: bool = True
     unread: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -192,6 +192,7 @@ DEEPSEEK_MLA = Family(
     aux_count=("num_aux_hidden_states", _NESTED_AUX_IDS),
     skipped=MappingProxyType({}),
     passes_config_to_head=False,
+    knows_cache_scales=False,
 )
 
 # Static inputs are quantized by an operator that the CPU build lacks (_custom_ops.py, scaled_fp8_quant).

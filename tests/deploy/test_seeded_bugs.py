@@ -293,7 +293,7 @@ MLA_BUGS: dict[str, tuple[Callable[[Export], None], str]] = {
     ),
     "a scale of its cache": (
         cache_scale,
-        r"self_attn.k_scale: is dropped without a word: latent attention \(MLA\) takes none",
+        r"self_attn.k_scale: has no parameter to go to: vLLM looks for \S+ and stops",
     ),
     "taken for an MTP draft": (config(model_type="deepseek_v3"), "takes for an MTP draft whatever the architecture"),
 }
