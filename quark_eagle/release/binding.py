@@ -184,10 +184,8 @@ def _beside_another(given: Given) -> Iterator[Mismatch]:
     """What a second measurement was made with that the judged one was not."""
     for name, report in given.reports.items():
         ours, theirs = given.parity.provenance.target, report.provenance.target
-        fields = [
-            (f"target's {key}", ours[key], theirs[key]) for key in ("config_sha256",) if key in ours.keys() & theirs
-        ]
-        yield from _unequal(name, fields)
+        if "config_sha256" in ours and "config_sha256" in theirs:
+            yield from _unequal(name, [("target's config.json", ours["config_sha256"], theirs["config_sha256"])])
 
 
 def _other_evidence(given: Given) -> Iterator[Mismatch]:
