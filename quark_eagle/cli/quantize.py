@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 
 def quantize(
+    context: typer.Context,
     draft: DraftArg,
     output: Annotated[
         Path | None,
@@ -173,7 +174,7 @@ def quantize(
     require_quantizable(checkpoint, plan)
     if quantize_fc:
         render.warn("fc is quantized: vLLM runs it, but SGLang builds fc in high precision and cannot load this draft.")
-    saving.save_recipe(save_recipe)
+    saving.save_recipe(context, save_recipe)
     if output is None or dry_run:
         show_plan(checkpoint, plan, json_)
         return

@@ -30,7 +30,7 @@ SERVED = (
 )
 
 
-def save_recipe(path: Path | None) -> None:
+def save_recipe(context: typer.Context, path: Path | None) -> None:
     """Write the command that is being run as a recipe, if that was asked for.
 
     Raises:
@@ -39,19 +39,16 @@ def save_recipe(path: Path | None) -> None:
     """
     if path is None:
         return
-    import click
-
     from quark_eagle.documents.base import refuse_existing, write_text
     from quark_eagle.errors import UsageError, findings
     from quark_eagle.job.contradictions import contradictions
     from quark_eagle.job.recipe import Recipe
     from quark_eagle.job.writing import to_toml
 
-    context = click.get_current_context()
     given = {
         name: value
         for name, value in context.params.items()
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+        if str(getattr(context.get_parameter_source(name), "name", "")) not in ("DEFAULT", "")
     }
     refuse_existing(path, overwrite=bool(given.get("overwrite")))
     said = _Said(given, path.absolute().parent)

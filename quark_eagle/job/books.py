@@ -41,7 +41,11 @@ class Books:
     lock: int = -1
 
     def key(self, step: Step) -> tuple[str, dict[str, str]]:
-        """What decides whether a step has to be run: its hash, and the digests of what it reads."""
+        """What decides whether a step has to be run: its hash, and the digests of what it reads.
+
+        A Hugging Face id is absent here, and its name is in the arguments: what a branch of it holds today is not
+        asked, so a job that shall not depend on that names a revision.
+        """
         inputs = {name: self.digests.of(name) for name in step.reads}
         content = json.dumps([self.version, list(step.arguments), inputs], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest(), inputs

@@ -19,7 +19,12 @@ from typing import IO
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def run_child(arguments: Sequence[str], directory: Path, *, lock: int, quiet: bool) -> int:
+PROGRAM = (sys.executable, "-m", "quark_eagle")
+
+
+def run_child(
+    arguments: Sequence[str], directory: Path, *, lock: int, quiet: bool, program: Sequence[str] = PROGRAM
+) -> int:
     """Run a command to its end.
 
     The child is in a session of its own, so that a signal reaches it exactly once: from us. Ctrl-C and SIGTERM are
@@ -32,6 +37,7 @@ def run_child(arguments: Sequence[str], directory: Path, *, lock: int, quiet: bo
         directory: to run it in.
         lock: descriptor of the job's lock.
         quiet: what it prints on stdout goes to stderr.
+        program: that takes the arguments.
 
     Returns:
         Its exit code; that of a signal that killed it is negative, as `subprocess` has it.
@@ -46,7 +52,7 @@ def run_child(arguments: Sequence[str], directory: Path, *, lock: int, quiet: bo
 
     output: IO[str] | None = sys.stderr if quiet else None
     child = subprocess.Popen(
-        [sys.executable, "-m", "quark_eagle", *arguments],
+        [*program, *arguments],
         cwd=directory,
         stdout=output,
         stdin=subprocess.DEVNULL,

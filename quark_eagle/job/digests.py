@@ -26,7 +26,6 @@ from typing import Any
 from quark_eagle.checkpoint.manifest import digest
 from quark_eagle.documents.ledger import SeenFile
 from quark_eagle.errors import StorageError
-from quark_eagle.job.places import is_hub_id
 from quark_eagle.progress import SILENT, Progress, Task
 
 RACY_NS = 2_000_000_000
@@ -53,9 +52,6 @@ class Digests:
     def of(self, name: str) -> str:
         """The digest of what lies at a path: ``absent`` if nothing does.
 
-        A Hugging Face id is its own digest: what a branch holds today is not asked, so a job that shall notice names a
-        revision.
-
         Raises:
             StorageError: it may not be read.
         """
@@ -67,7 +63,7 @@ class Digests:
                 return self._file(name)
         except OSError as error:
             raise StorageError(f"{error.filename or path}: could not be read ({error.strerror}).") from error
-        return f"hub:{name}" if is_hub_id(name, self.base) else ABSENT
+        return ABSENT
 
     def vouched(self, name: str) -> None:
         """Take the hashes of a trace that has just been recorded from its own ``trace.json``."""

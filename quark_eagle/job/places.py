@@ -92,10 +92,13 @@ def _optional(path: str | None) -> str | None:
 
 
 def is_hub_id(name: str, base: Path) -> bool:
-    """Whether a model is named by its Hugging Face id: ``owner/name``, and no such directory beside the recipe."""
+    """Whether a model is named by its Hugging Face id: ``owner/name``, and beside the recipe is nothing of the name.
+
+    A directory ``owner`` that is there without a ``name`` in it is a slip of the pen more often than a namesake.
+    """
     parts = name.partition("@")[0].split("/")
     spelled = len(parts) == HUB_ID_PARTS and all(part and part[0].isalnum() for part in parts)
-    return spelled and not (base / expanded(name)).exists()
+    return spelled and not (base / parts[0]).exists()
 
 
 def missing_inputs(recipe: Recipe, base: Path) -> list[Finding]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from quark_eagle.documents.anchor import ANCHOR_NAME
 from quark_eagle.errors import EngineError, UsageError, findings
@@ -16,6 +16,13 @@ from quark_eagle.job.digests import ABSENT, TRACE_NAME
 from quark_eagle.job.step import Step
 
 Action = Literal["skip", "run"]
+
+
+class Start(Protocol):
+    """Runs a command of this tool to its end: `run_child`."""
+
+    def __call__(self, arguments: Sequence[str], directory: Path, *, lock: int, quiet: bool) -> int:
+        """Its exit code; negative if a signal killed it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +141,7 @@ def run(
     *,
     on_decision: Callable[[Decision], None] = lambda decision: None,
     quiet: bool = False,
+    start: Start = run_child,
 ) -> list[Done]:
     """Run the steps that have to be; the first whose exit code is not 0 ends the job.
 
@@ -142,6 +150,7 @@ def run(
         books: locked.
         on_decision: told of each step before it is run or skipped.
         quiet: what the steps print goes to stderr.
+        start: what runs a command.
 
     Returns:
         What became of each.
@@ -169,17 +178,17 @@ def run(
                 )
             )
         else:
-            done.append(_run(decision, books, quiet))
+            done.append(_run(decision, books, quiet, start))
     books.write()  # hashes that were made for steps that were skipped
     return done
 
 
-def _run(decision: Decision, books: Books, quiet: bool) -> Done:
+def _run(decision: Decision, books: Books, quiet: bool, start: Start) -> Done:
     step = decision.step
     arguments = [*step.arguments, *(["--overwrite"] if _replaces(decision, books.digests.base) else [])]
     books.begun(step, decision.key, decision.inputs)
     started = time.monotonic()
-    exit_code = run_child(arguments, books.digests.base, lock=books.lock, quiet=quiet)
+    exit_code = start(arguments, books.digests.base, lock=books.lock, quiet=quiet)
     seconds = time.monotonic() - started
     if exit_code < 0:
         raise EngineError(

@@ -1,0 +1,205 @@
+"""A step is run exactly if something that it depends on is not as it was, and nothing is lost to a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from quark_eagle.errors import EngineError, UsageError
+from quark_eagle.job.run import foretold, refuse_unknown
+from tests.job.world import World
+
+ALL = [
+    "inspect",
+    "trace",
+    "calibration-trace",
+    "quantize",
+    "verify",
+    "gate",
+    "explain",
+    "release",
+    "verify-release",
+]
+FROM_QUANTIZE = ["quantize", "verify", "gate", "explain", "release", "verify-release"]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World.made(tmp_path)
+    assert made.ran() == ALL
+    return made
+
+
+def test_a_second_run_runs_nothing(world: World) -> None:
+    assert world.ran() == []
+    assert world.calls == []
+
+
+Change = Callable[[World], None]
+
+
+def option(old: str, new: str) -> Change:
+    return lambda world: world.change(old, new)
+
+
+def content(name: str) -> Change:
+    return lambda world: (world.directory / name).write_text("of another day") and None
+
+
+def version(world: World) -> None:
+    world.version = "2"
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (option("margin = 0.01", "margin = 0.02"), FROM_QUANTIZE),
+        (option("looks = 2", "looks = 1"), ["gate", "release", "verify-release"]),
+        (option("num_speculative_tokens = 3", "num_speculative_tokens = 4"), FROM_QUANTIZE),
+        (option("limit = 64", "limit = 65"), ["trace", *FROM_QUANTIZE]),
+        (option("limit = 16", "limit = 17"), ["calibration-trace", *FROM_QUANTIZE]),
+        (option('keep = ["*.down_proj"]', 'keep = ["*.up_proj"]'), FROM_QUANTIZE),
+        (option('scheme = "fp8"', 'scheme = "fp8_channel_static"'), FROM_QUANTIZE),
+        (option('name = "tiny"', 'name = "small"'), ["release", "verify-release"]),
+        (option('junit = "work/gate.xml"', 'junit = "work/junit.xml"'), ["gate", "release", "verify-release"]),
+        (option('"inspect", ', ""), []),
+        (content("draft/config.json"), ALL),
+        (content("target/config.json"), ["trace", "calibration-trace", *FROM_QUANTIZE]),
+        (content("key.pem"), ["release", "verify-release"]),
+        (content("key.pub.pem"), ["verify-release"]),
+        (content("prompts.jsonl"), []),
+        (version, ALL),
+    ],
+    ids=str,
+)
+def test_a_change_runs_exactly_what_depends_on_it(world: World, change: Change, again: list[str]) -> None:
+    change(world)
+    assert world.ran() == again
+    assert world.ran() == []
+
+
+def test_what_comes_out_the_same_spares_what_reads_it(world: World) -> None:
+    """An output made anew, byte for byte as it was, is no reason to run anything else."""
+    (world.directory / "work" / "trace" / "trace.json").unlink()
+    assert world.ran() == ["trace"]
+
+
+@pytest.mark.parametrize(
+    ("output", "first"),
+    [
+        ("work/trace", "trace"),
+        ("work/fp8.parity.json", "quantize"),
+        ("work/gate.xml", "gate"),
+        ("work/bundle", "release"),
+    ],
+)
+@pytest.mark.parametrize("how", ["removed", "changed"])
+def test_an_output_that_was_touched_by_hand_is_made_anew(world: World, output: str, first: str, how: str) -> None:
+    path = world.directory / output
+    file = next(it for it in sorted(path.rglob("*.json")) if "recording" not in it.name) if path.is_dir() else path
+    if how == "removed":
+        file.unlink()
+    else:
+        file.write_text("edited")
+    ran = world.ran()
+    assert ran[0] == first
+    assert file.read_text() != "edited"
+    assert set(ran) < set(ALL)
+
+
+@pytest.mark.parametrize("step", ["trace", "calibration-trace", "quantize", "gate", "release"])
+def test_a_step_that_was_killed_is_taken_up(tmp_path: Path, step: str) -> None:
+    world = World.made(tmp_path)
+    world.killed = step
+    with pytest.raises(EngineError, match="killed by signal 9"):
+        world.run()
+    world.killed = ""
+    assert world.ran() == ALL[ALL.index(step) :]
+    assert all(code == 0 for code in [it.exit_code for it in world.run()])
+
+
+def test_an_unfinished_recording_is_continued_and_not_begun_anew(tmp_path: Path) -> None:
+    world = World.made(tmp_path)
+    world.killed = "trace"
+    with pytest.raises(EngineError):
+        world.run()
+    world.killed = ""
+    world.run()
+    assert "--overwrite" not in world.calls[0]
+    assert world.calls[0][0] == "trace"
+
+
+def test_what_the_ledger_does_not_know_is_refused_all_at_once(tmp_path: Path) -> None:
+    world = World.made(tmp_path)
+    (tmp_path / "work").mkdir()
+    for name in ("work/fp8", "work/verdict.json"):
+        (tmp_path / name).write_text("mine")
+    with world.books() as books, pytest.raises(UsageError) as refused:
+        refuse_unknown(world.steps, books)
+    assert "work/fp8: exists, and no step of this job wrote it" in str(refused.value)
+    assert "work/verdict.json" in str(refused.value)
+    assert "--overwrite" in str(refused.value)
+    assert not world.calls
+
+
+def test_a_killed_step_owns_only_the_places_that_it_was_begun_with(tmp_path: Path) -> None:
+    world = World.made(tmp_path)
+    world.killed = "gate"
+    with pytest.raises(EngineError):
+        world.run()
+    (tmp_path / "mine.xml").write_text("mine")
+    world.change('junit = "work/gate.xml"', 'junit = "mine.xml"')
+    with world.books() as books, pytest.raises(UsageError, match=r"mine\.xml"):
+        refuse_unknown(world.steps, books)
+
+
+@pytest.mark.parametrize("code", [2, 3, 4, 5, 143])
+def test_the_first_exit_code_that_is_not_0_ends_the_job(tmp_path: Path, code: int) -> None:
+    world = World.made(tmp_path)
+    world.answers = {"gate": code}
+    done = world.run()
+    assert [it.exit_code for it in done if it.status == "run"][-1] == code
+    assert [it.step.name for it in done if it.status == "not reached"] == ["explain", "release", "verify-release"]
+    world.answers = {}
+    assert world.ran() == ["gate", "explain", "release", "verify-release"]
+
+
+def test_a_no_that_is_published_anyway_does_not_end_the_job(tmp_path: Path) -> None:
+    world = World.made(tmp_path)
+    world.change("looks = 2", "publish_anyway = true")
+    world.answers = {"quantize": 3, "gate": 3}
+    assert [it.exit_code for it in world.run()] == [0, 0, 0, 3, 0, 3, 0, 0, 0]
+    again = world.run()
+    assert {it.status for it in again} == {"skipped"}
+    assert [it.exit_code for it in again][3] == 3
+
+
+def test_a_dry_run_says_what_a_run_does_and_does_nothing(world: World) -> None:
+    world.change('keep = ["*.down_proj"]', 'keep = ["*.up_proj"]')
+    before = {path: path.stat().st_mtime_ns for path in world.directory.rglob("*")}
+    with world.books(write=False) as books:
+        said = [it.step.name for it in foretold(world.steps, books) if it.action == "run"]
+    assert {path: path.stat().st_mtime_ns for path in world.directory.rglob("*")} == before
+    assert said == FROM_QUANTIZE == world.ran()
+
+
+def test_a_job_runs_once_at_a_time(world: World) -> None:
+    with world.books(), pytest.raises(UsageError, match="still at work"), world.books():
+        pass
+
+
+def test_a_job_can_be_moved_with_its_outputs(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Paths in the ledger are relative to the recipe, and what decides is content."""
+    elsewhere = tmp_path_factory.mktemp("moved") / "job"
+    os.rename(world.directory, elsewhere)
+    assert World(elsewhere).ran() == []
+
+
+def test_the_ledger_is_written_whole(world: World) -> None:
+    (path,) = world.directory.rglob("*.ledger.json")
+    assert path.name == "job.ledger.json"
+    assert set(json.loads(path.read_text())["steps"]) == set(ALL)
