@@ -30,6 +30,7 @@ COMMANDS = {
     "throughput": "Measure tokens per second with no draft, BF16 and FP8.",
     "plan-prompts": "Say how many conversations a margin needs.",
     "export-onnx": "Write the draft step as ONNX, checked against the draft.",
+    "release": "Make what is published: card, report, evidence, signature.",
     "run": "Run a whole job as one file; skip what is done already.",
 }
 """Every command and its line in `quark-eagle --help`, in the order of the work."""
