@@ -1,6 +1,7 @@
 """SVG that is as wide as its place: across in percent, down in pixels, so that text and marks keep their size.
 
-An element's colour is its class; `report.css` has one for light and one for dark. Text is escaped by `markupsafe`.
+An element's colour is its class; `report.css` has one for light and one for dark. Text is escaped by `markupsafe`, and
+holds nothing that nobody sees.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from markupsafe import Markup
+
+from quark_eagle.release.model_card_text import visible
 
 LEFT, RIGHT = 1.5, 98.5  # percent between which values are drawn, so that marks at the ends are whole
 
@@ -22,7 +25,7 @@ def element(tag: str, *children: str, **attributes: str | float) -> Markup:
     """
     pairs = ((name.rstrip("_").replace("_", "-"), value) for name, value in attributes.items())
     written = Markup("").join(Markup(' {}="{}"').format(name, _written(value)) for name, value in pairs)
-    inside = Markup("").join(children)
+    inside = Markup("").join(it if isinstance(it, Markup) else visible(it) for it in children)
     return (
         Markup("<{}{}>{}</{}>").format(tag, written, inside, tag) if inside else Markup("<{}{}/>").format(tag, written)
     )
@@ -104,6 +107,6 @@ def dot(x: str, y: float, look: str, title: str = "") -> Markup:
 
 def _written(value: str | float) -> str:
     if isinstance(value, str):
-        return value
+        return visible(value)
     rounded = f"{value:.2f}".rstrip("0").rstrip(".")
     return "0" if rounded == "-0" else rounded
