@@ -23,7 +23,8 @@ def pages() -> dict[str, str]:
     return reference.pages()
 
 
-def test_every_page_is_current() -> None:
+def test_every_page_is_current(pages: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "pages", lambda: pages)
     assert reference.stale() == [], HOW
 
 
@@ -31,6 +32,7 @@ def test_a_changed_page_and_one_of_a_command_that_is_gone_are_told(
     tmp_path: Path, pages: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reference, "REFERENCE", tmp_path)
+    monkeypatch.setattr(reference, "pages", lambda: pages)
     reference.main()
     assert reference.stale() == []
     (tmp_path / "commands" / "gate.md").write_text(pages["commands/gate.md"].replace("0.01", "0.02"))
