@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from quark_eagle.cli.app import app, command
+from quark_eagle.cli.save_recipe_options import save_recipe
 from quark_eagle.job.reading import read_recipe
 from quark_eagle.job.step import Step
 from quark_eagle.job.steps import steps
@@ -105,3 +106,32 @@ def test_a_recipe_that_exists_is_not_replaced(here: Path) -> None:
     assert "job.toml: exists" in finished.stderr
     assert Path("job.toml").read_text() == "mine"
     assert CliRunner().invoke(app, [*line, "--overwrite"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--evidence parity.json --verdict verdict.json --source draft --trace trace --require-arch any",
+        "--evidence a.json --evidence b.json --margin 0.02 --publish-anyway --repo-id me/it --license mit --name it",
+        "--evidence a.json --signing-key k.pem --signing-password-env SECRET --target target --target-name T",
+    ],
+)
+def test_the_recipe_of_release_is_that_very_command(here: Path, options: str) -> None:
+    """Its arguments are parsed and written without the release itself, which takes real evidence."""
+    for name in ("parity.json", "verdict.json", "a.json", "b.json", "k.pem"):
+        (here / name).touch()
+    (here / "fp8").mkdir()
+    given = ["fp8", "--output", "bundle", *options.split()]
+    save_recipe(command("release").make_context("release", list(given)), here / "job.toml")
+    table = {step.name: step for step in steps(read_recipe(here / "job.toml"))}
+    assert list(table) == ["release", "verify-release"]
+    assert understood("release", list(table["release"].arguments[1:])) == understood("release", given)
+
+
+def test_release_takes_what_lies_beside_its_draft_by_name(here: Path) -> None:
+    for name in ("fp8.parity.json", "fp8.served.parity.json", "fp8.verdict.json"):
+        (here / name).touch()
+    (here / "fp8").mkdir()
+    save_recipe(command("release").make_context("release", ["fp8", "--output", "bundle"]), here / "job.toml")
+    line = steps(read_recipe(here / "job.toml"))[0].command
+    assert "--evidence fp8.parity.json --evidence fp8.served.parity.json --verdict fp8.verdict.json" in line
