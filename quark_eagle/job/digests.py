@@ -120,7 +120,7 @@ def _state(path: Path) -> dict[str, int]:
 
 
 def _files_in(directory: Path) -> Iterator[str]:
-    for folder, folders, names in os.walk(directory, followlinks=True):
+    for folder, folders, names in os.walk(directory):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         for name in sorted(names):
             path = Path(folder, name)
