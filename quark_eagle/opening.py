@@ -82,14 +82,19 @@ def open_served(
     *,
     num_speculative_tokens: int | None = None,
     dtype: str = "auto",
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto",
     candidate_name: str | None = None,
 ) -> ServedComparison:
     """Everything that is decided before a server is started; k is by default the recipe's.
+
+    A ``kv_cache_dtype`` of fp8 is the candidate's alone, as in replay; auto is what its config or the server's flags
+    make of it.
 
     Raises:
         QuarkEagleError: drafts, prompts, engine or options cannot be used.
     """
     from quark_eagle.parity.served.arms import Arms, equipped, layout_here
+    from quark_eagle.parity.served.fp8_cache import fp8_cache
     from quark_eagle.parity.served.measure import ServedComparison
     from quark_eagle.parity.served.schedule import schedule
     from quark_eagle.parity.served.session import Driving
@@ -133,6 +138,7 @@ def open_served(
         drafts={"baseline": drafts[0], "candidate": drafts[1]},
         num_speculative_tokens=k,
         platform=version.platform,
+        candidate_only=fp8_cache(base, version) if kv_cache_dtype == "fp8" else {},
     )
     return ServedComparison(
         baseline=baseline,

@@ -40,7 +40,7 @@ class _NotPublishedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """One draft on its way to OUT."""
+    """One draft on its way to OUT. One that is given scales of an FP8 KV cache is judged with one, however it is."""
 
     checkpoint: Checkpoint
     output: Path
@@ -50,6 +50,7 @@ class _Job:
     on_turn: OnTurn | None
     progress: Progress
     command_line: Sequence[str]
+    kv_cache_dtype: Literal["auto", "fp8"]
 
     def beside(self, suffix: str) -> Path:
         """``OUT.suffix`` in the directory of OUT."""
@@ -129,6 +130,7 @@ def quantize_and_check(
         on_turn=on_turn,
         progress=progress,
         command_line=command_line,
+        kv_cache_dtype="fp8" if calibrating is not None and calibrating.job.options.kv_cache_scales else "auto",
     )
     for suffix in (PARITY, SERVED_PARITY, VERDICT):
         refuse_existing(job.beside(suffix), overwrite=overwrite)
@@ -152,8 +154,7 @@ def quantize_and_check(
                 activation_scales=None if calibrated is None else calibrated.scales,
                 command_line=command_line,
             )
-            has_cache_scales = calibrated is not None and bool(calibrated.scales.keys)
-            checked = _measure(job, staging, _trace(job), result, "fp8" if has_cache_scales else "auto")
+            checked = _measure(job, staging, _trace(job), result)
             if calibrating is not None and calibrated is not None:
                 calibrating.write(calibrated)
             if not checked.published:
@@ -165,13 +166,8 @@ def quantize_and_check(
     return checked
 
 
-def _measure(
-    job: _Job, staging: Path, trace: Path, result: QuantizeResult, kv_cache_dtype: Literal["auto", "fp8"]
-) -> Checked:
-    """Verify and replay what was staged, serve it if that is asked for and it may still be published, and decide.
-
-    A draft that was given scales of an FP8 KV cache is judged with one.
-    """
+def _measure(job: _Job, staging: Path, trace: Path, result: QuantizeResult) -> Checked:
+    """Verify and replay what was staged, serve it if that is asked for and it may still be published, and decide."""
     from quark_eagle.documents.base import write_text
 
     check = job.check
@@ -181,7 +177,7 @@ def _measure(
         trace,
         num_speculative_tokens=check.num_speculative_tokens,
         device=check.device,
-        kv_cache_dtype=kv_cache_dtype,
+        kv_cache_dtype=job.kv_cache_dtype,
         candidate_name=job.output.name,
     )
     verification = _verify(staging, job.checkpoint.directory, comparison, job.progress)
@@ -234,6 +230,7 @@ def _serve(job: _Job, staging: Path, trace: TargetTrace) -> ParityReport:
         (job.checkpoint.directory, staging),
         job.check.serve,
         num_speculative_tokens=job.check.num_speculative_tokens or recorded,
+        kv_cache_dtype=job.kv_cache_dtype,
         candidate_name=job.output.name,
     )
     job.announce_served(comparison)
@@ -257,7 +254,8 @@ def _check_source(job: _Job, layout: Eagle3Layout) -> None:
     if check.serve is not None:
         # What was said of serving is looked at now, and not after hours of recording.
         both = (job.checkpoint.directory, job.checkpoint.directory)
-        open_served(both, check.serve, num_speculative_tokens=check.num_speculative_tokens)
+        k = check.num_speculative_tokens
+        open_served(both, check.serve, num_speculative_tokens=k, kv_cache_dtype=job.kv_cache_dtype)
     if check.trace is not None:
         TargetTrace.open(check.trace).require_fits(layout, job.checkpoint)
     elif (recorded / TRACE_NAME).exists() and job.without_anchor() is None:

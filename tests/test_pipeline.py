@@ -22,6 +22,8 @@ from quark_eagle.opening import open_comparison
 from quark_eagle.parity.verdict import Rules, judge
 from quark_eagle.pipeline import quantize_and_check
 from quark_eagle.quantize.activation_scales import ActivationScales
+from quark_eagle.quantize.calibration.job import CalibrationJob
+from quark_eagle.quantize.calibration.run import CalibrationOptions
 from quark_eagle.quantize.plan import QuantPlan
 from quark_eagle.reporting.wording import how_measured
 from quark_eagle.serve_options import ServeOptions
@@ -95,14 +97,20 @@ def test_a_draft_that_keeps_its_acceptance_is_published_with_its_report(
     assert "Published." in checked.sentences()[-1]
 
 
+def calibrating_the_cache() -> Any:
+    """Stands for a calibration with ``--kv-cache-scales``."""
+    return SimpleNamespace(
+        job=CalibrationJob(options=CalibrationOptions(kv_cache_scales=True)),
+        run=lambda judged_on: SimpleNamespace(scales=ActivationScales(inputs={}, keys={0: 0.1}, values={0: 0.1})),
+        write=lambda calibrated: None,
+        forget=lambda: None,
+    )
+
+
 def test_a_draft_with_scales_of_an_fp8_cache_is_judged_with_such_a_cache(
     pair: tuple[Path, Path], tmp_path: Path, staging_with: list[Path]
 ) -> None:
-    scales = ActivationScales(inputs={}, keys={0: 0.1}, values={0: 0.1})
-    calibrating = SimpleNamespace(
-        run=lambda judged_on: SimpleNamespace(scales=scales), write=lambda calibrated: None, forget=lambda: None
-    )
-    checked = run(pair[0], tmp_path / "out", trace=pair[1], calibrating=calibrating)
+    checked = run(pair[0], tmp_path / "out", trace=pair[1], calibrating=calibrating_the_cache())
     computed = checked.report.provenance.candidate_fp8
     assert computed is not None
     assert computed.kv_cache_dtype == "fp8"
@@ -263,6 +271,22 @@ def test_drafts_are_served_at_the_k_of_the_trace(
     run(pair[0], tmp_path / "two", trace=served_along, serve=serve, num_speculative_tokens=3)
     run(pair[0], tmp_path / "three", trace=pair[1], serve=serve)
     assert asked[1::2] == [2, 3, None]  # looked at first, served later
+
+
+def test_a_draft_with_scales_of_an_fp8_cache_is_served_as_it_is_replayed(
+    pair: tuple[Path, Path], tmp_path: Path, staging_with: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def open_served(drafts: object, serve: object, **options: object) -> Any:
+        asked.append(options["kv_cache_dtype"])
+        return SimpleNamespace(run=lambda **options: served_report(AT_PAR))
+
+    monkeypatch.setattr(pipeline, "open_served", open_served)
+    serve = ServeOptions(target="tiny-target")
+    run(pair[0], tmp_path / "one", trace=pair[1], serve=serve, calibrating=calibrating_the_cache())
+    run(pair[0], tmp_path / "two", trace=pair[1], serve=serve)
+    assert asked == ["fp8", "fp8", "auto", "auto"]  # looked at first, served later
 
 
 @pytest.mark.parametrize("given", [{}, {"target": "t", "trace": Path("x")}])

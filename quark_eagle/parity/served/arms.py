@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from quark_eagle.documents.served import Layout, ServedArmName
@@ -40,12 +40,14 @@ class Arms:
         drafts: directories of the BF16 and of the FP8 draft.
         num_speculative_tokens: k, the same for both.
         platform: "rocm", "cuda" or "cpu".
+        candidate_only: what only the candidate's speculative config says: of its KV cache (`parity.served.fp8_cache`).
     """
 
     base: ServeCommand
     drafts: Mapping[ServedArmName, Path]
     num_speculative_tokens: int
     platform: str
+    candidate_only: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, arm: ServedArmName, devices: str | None = None) -> ServeCommand:
         """What an arm's server is started with.
@@ -65,10 +67,12 @@ class Arms:
             environment |= dict.fromkeys(variables, _as_the_driver_counts(devices, variables))
         if arm == "none":
             return replace(self.base, draft=None, num_speculative_tokens=None, speculative={}, environment=environment)
+        own = self.candidate_only if arm == "candidate" else {}
         return replace(
             self.base,
             draft=str(self.drafts[arm]),
             num_speculative_tokens=self.num_speculative_tokens,
+            speculative={**self.base.speculative, **own},
             environment=environment,
         )
 

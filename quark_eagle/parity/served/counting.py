@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from quark_eagle.documents.parity import PromptAcceptance, PromptResult
+from quark_eagle.documents.counts import PromptAcceptance, PromptResult
 from quark_eagle.documents.served import BlockCounts, LeftOut, ServedArmName
 from quark_eagle.parity.served.session import PassResult
 from quark_eagle.serving.client import Outcome

@@ -14,7 +14,8 @@ from typing import Any
 
 from quark_eagle import __version__
 from quark_eagle.documents.base import sha256_of_prompts
-from quark_eagle.documents.parity import ParityReport, PromptResult, Provenance
+from quark_eagle.documents.counts import PromptResult
+from quark_eagle.documents.parity import ParityReport, Provenance
 from quark_eagle.documents.served import EngineCounters, LeftOut, Losslessness, Pass, Served, ServedArm, ServedArmName
 from quark_eagle.parity.noise import noise_floor
 from quark_eagle.parity.served.arms import relevant
