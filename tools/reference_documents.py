@@ -1,11 +1,13 @@
 """A page for each JSON document: every object in it with its fields, their types, and what they mean.
 
-Made of the published JSON Schemas, and of nothing else.
+Made of the published JSON Schemas. What a document is for says the docstring of the module that defines it.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,7 +21,7 @@ SHA256 = "^[0-9a-f]{64}$"
 def document_pages() -> dict[str, str]:
     """`documents/README.md`, and a page for each document."""
     schemas = {name: json.loads(schema_text(name)) for name in PUBLISHED}
-    rows = [(f"[{name}]({name}.md)", f"{PUBLISHED[name][1]}", _description(it)) for name, it in schemas.items()]
+    rows = [(f"[{name}]({name}.md)", f"{version}", _in_a_sentence(name)) for name, (_, version) in PUBLISHED.items()]
     index = "\n\n".join(
         (
             "# Documents",
@@ -39,7 +41,7 @@ def document_page(name: str, schema: Schema) -> str:
     parts = [
         f"# {name}",
         GENERATED_NOTE,
-        _description(schema),
+        *_prose(name),
         f"Schema version {PUBLISHED[name][1]}: `quark_eagle/documents/schemas/{path_of(name).name}`.",
         _fields(schema),
     ]
@@ -50,8 +52,21 @@ def document_page(name: str, schema: Schema) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _prose(name: str) -> list[str]:
+    """What a document is for: its module's docstring, or its own where the module defines several documents."""
+    document, version = PUBLISHED[name]
+    alone = sum(other.__module__ == document.__module__ for other, _ in PUBLISHED.values()) == 1
+    text = inspect.cleandoc((sys.modules[document.__module__] if alone else document).__doc__ or "")
+    paragraphs = [" ".join(it.split()) for it in text.partition("\n\nAttributes:")[0].split("\n\n")]
+    return [escaped(it.replace("``", "`").replace(f", schema version {version}", "")) for it in paragraphs]
+
+
+def _in_a_sentence(name: str) -> str:
+    return _prose(name)[0]
+
+
 def _description(schema: Schema) -> str:
-    return escaped(" ".join(schema.get("description", "").split()))
+    return escaped(" ".join(schema.get("description", "").split()).replace("``", "`"))
 
 
 def _fields(schema: Schema) -> str:
