@@ -1,5 +1,5 @@
 # `make demo` and `make test` are all a newcomer needs: each sets itself up.
-.PHONY: install demo test format lint types bench clean
+.PHONY: install demo test browser format lint types bench clean
 .DEFAULT_GOAL := test
 
 PYTHON ?= python3
@@ -24,8 +24,12 @@ demo: install
 	$(BIN)/python examples/demo.py
 
 # A process for each core, and no more than four: some tests start an engine.
-test: lint types
+test: browser lint types
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --no-loadscope-reorder $(ARGS)
+
+# For the tests that look at report.html; it is there long before they begin, or they are skipped and say why.
+browser:
+	@bash tools/browser.sh </dev/null >/dev/null 2>&1 &
 
 format: install
 	$(BIN)/ruff format .

@@ -20,9 +20,18 @@ from PIL import Image
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NOTES = Path(os.environ.get("TMPDIR", "/tmp")) / f"quark-eagle-browser.{os.getuid()}"
 """Locked by ``tools/browser.sh`` while it installs a browser; it ends with why there is none, if there is none."""
+WIDTH, HEIGHT = 1100, 1600
 _PATIENCE = 180  # seconds for an installation that has begun
 _FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *(
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-quic",
+        "--no-first-run",
+        "--hide-scrollbars",
+    ),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions"),
     *("--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--v=0", "--lang=en"),
 )
@@ -44,13 +53,13 @@ class Visit:
     requests: list[str]
 
 
-def visit(page: Path, *, width: int = 1100, height: int = 1600, dark: bool = False) -> Visit:
-    """Look at a page, in a window of this size and with this preference of its reader."""
+def visit(page: Path, *, dark: bool = False) -> Visit:
+    """Look at a page as a reader who prefers dark or light."""
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
         flags = [
             f"--screenshot={scratch / 'page.png'}",
-            f"--window-size={width},{height}",
+            f"--window-size={WIDTH},{HEIGHT}",
             f"--log-net-log={scratch / 'net.json'}",
             f"--blink-settings=preferredColorScheme={0 if dark else 1}",
         ]
@@ -60,15 +69,10 @@ def visit(page: Path, *, width: int = 1100, height: int = 1600, dark: bool = Fal
         return Visit(picture=seen, console=_console(said), requests=_requests(scratch / "net.json"))
 
 
-def document(page: Path, *, width: int = 360, scripts: bool = True) -> str:
-    """The document as it is once it has loaded, as HTML."""
+def document(page: Path) -> str:
+    """The document as its own scripts have left it after a second, as HTML."""
     with tempfile.TemporaryDirectory() as directory:
-        flags = [
-            "--dump-dom",
-            f"--window-size={width},800",
-            *([] if scripts else ["--blink-settings=scriptEnabled=false"]),
-        ]
-        return _run(Path(directory), page, flags).stdout
+        return _run(Path(directory), page, ["--dump-dom", "--virtual-time-budget=1000"]).stdout
 
 
 def missing() -> str | None:
