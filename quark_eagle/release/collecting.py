@@ -115,7 +115,7 @@ def collect(sources: Sources, room: Path, rules: Rules) -> Given:
     if sources.verdict is not None:
         _copy(sources.verdict, room / contents.VERDICT)
     else:
-        write_text(room / contents.VERDICT, _verdict(reports[judged], rules).to_json())
+        write_text(room / contents.VERDICT, _verdict(reports[judged], judged, rules).to_json())
     return Given.read(room)
 
 
@@ -182,12 +182,14 @@ def _is_static(report: ParityReport) -> bool:
     return report.candidate.calibrated_on is not None
 
 
-def _verdict(report: ParityReport, rules: Rules) -> Verdict:
-    """A verdict of our own, which says neither when nor on which machine it was reached."""
+def _verdict(report: ParityReport, path: Path, rules: Rules) -> Verdict:
+    """A verdict of our own, on the file as it is; it says neither when nor on which machine it was reached."""
     if report.served is not None:
         rules = replace(rules, bias=NOT_ANCHORED)
     found = gate(report, rules, parity=Path(contents.PARITY), worth=worth(report, margin=rules.margin))
-    return found.model_copy(update={"created": _epoch() or report.provenance.created})
+    assert found.evidence is not None  # what is judged is evidence
+    evidence = found.evidence.model_copy(update={"parity_sha256": digest(path).sha256})
+    return found.model_copy(update={"created": _epoch() or report.provenance.created, "evidence": evidence})
 
 
 def _copy(source: Path, place: Path) -> None:
