@@ -19,6 +19,8 @@ from quark_eagle.release.model_card_text import code, escape, link, shell, sizes
 from quark_eagle.release.model_card_weights import calibration, weights
 from quark_eagle.reporting.wording import NOTHING, bounds, count, headline, percent, warnings
 
+_SHOWN = 10  # findings of the engine's rules; a reader needs the kinds, and the file has all of them
+
 
 def model_card(evidence: Evidence) -> str:
     """The text of README.md: metadata in YAML, as the Hugging Face hub reads it, and a page in Markdown.
@@ -125,7 +127,10 @@ def _checked(evidence: Evidence) -> str:
     )
     findings = [
         f"* {escape(it['severity'])}: {escape(it['subject'])}: {escape(it['message'])}" for it in found["findings"]
-    ]
+    ]  # errors first
+    if len(findings) > _SHOWN:
+        more = f"* and {len(findings) - _SHOWN} more in `{contents.VERIFICATION}`"
+        findings = [*findings[:_SHOWN], more]
     versions = evidence.environment.quantized
     made = ", ".join(f"{escape(name)} {escape(version)}" for name, version in sorted(versions.items()))
     return "\n\n".join(
@@ -151,6 +156,8 @@ def _reproduce(evidence: Evidence) -> str:
             "Every number on it comes from a file in this repository, most from `evidence/`. This hashes all files, "
             "works the verdict out again from the counts of every prompt, renders this page again, and compares:",
             shell("quark-eagle verify-release ."),
+            f"With `--public-key` it checks the signature in `{contents.SIGNATURE}` too, if there is one; without "
+            f"quark-eagle, `sha256sum -c {contents.SUMS}` checks the files alone.",
             f"`{contents.SCRIPT}` is the whole job from the original draft to the verdict, with the options of this "
             f"release; it compares the sha256 of what it makes with these files. `{contents.REPORT}` has the plots.",
             "The evidence is about these, by sha256:",

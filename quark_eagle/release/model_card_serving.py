@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 from quark_eagle.parity.arch import measured_elsewhere
 from quark_eagle.release.evidence import Evidence
 from quark_eagle.release.model_card_text import code, escape, shell, visible
 from quark_eagle.serving.recipe_model import ServedModel
-from quark_eagle.serving.recipes import Job, Recipe, recipe
+from quark_eagle.serving.recipes import Job, Recipe, num_speculative_tokens, recipe
 
 GPU = "mi355x"
 ARCH = "gfx950"
@@ -22,6 +23,9 @@ def serving(evidence: Evidence) -> str:
     asked = ["quark-eagle", "recipe", job.target.name, job.draft.name, "--gpu", GPU]
     asked += ["--num-speculative-tokens", str(evidence.parity.num_speculative_tokens)]
     notes = [note for note in made.notes if not note.startswith(f"{job.target.name} is not on this disk")]
+    own, _, _ = num_speculative_tokens(replace(job, num_speculative_tokens=None))
+    if own != job.num_speculative_tokens:
+        notes.append(f"k = {job.num_speculative_tokens} is what was measured; the recipe's own would be {own}.")
     return "\n\n".join(
         [
             "## How to serve it",

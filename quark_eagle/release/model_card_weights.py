@@ -24,11 +24,28 @@ def weights(evidence: Evidence) -> str:
     rows = [_row(tensors) for tensors in groups.values()]
     parts = [
         "## What was quantized",
+        _granularity(evidence.weights.modules),
         table(_HEADERS, [*rows, *_cache_scales(evidence.weights), _total(evidence.weights)], right=(1, 3, 4)),
         f"Bytes of quantized weights hold their scales. Every tensor by itself is in `{contents.WEIGHTS}`.",
         *_step(evidence),
     ]
     return "\n\n".join(parts)
+
+
+def _granularity(tensors: Sequence[ModuleWeights]) -> str:
+    """What shares a scale, as the scales in the file are."""
+    quantized = [it for it in tensors if it.scales is not None]
+    by_channel = sum(it.scales is not None and it.scales.count == it.shape[0] > 1 for it in quantized)
+    static = sum(it.input_scale is not None for it in quantized)
+    each = {len(quantized): "a scale for each output channel", 0: "one scale for each tensor"}
+    of_activations = {
+        len(quantized): "a static one for each module, calibrated",
+        0: "one for each token, made as it comes",
+    }
+    return (
+        f"Weights have {each.get(by_channel, 'scales of both kinds, by channel and by tensor')}, activations "
+        f"{of_activations.get(static, 'static ones for some modules, and for others one for each token')}."
+    )
 
 
 def _row(tensors: Sequence[ModuleWeights]) -> Row:

@@ -19,6 +19,7 @@ from quark_eagle.cli.app import app
 from quark_eagle.release import contents
 from quark_eagle.release.model_card import model_card
 from quark_eagle.release.model_card_serving import served_by
+from quark_eagle.serving.recipes import recipe
 from tests.release import recomputed
 from tests.release.made_evidence import HOSTILE, VARIANTS, evidence_of
 from tests.reports import UNCLEAR, report, verdict_on
@@ -254,9 +255,9 @@ def test_it_serves_as_the_recipe_says(card: Card, made_bundle: Bundle) -> None:
     lines = [line for line in result.stdout.splitlines() if not line.startswith("#")]
     (script, *_) = FENCE.findall(card("served"))
     assert script.splitlines() == [line.replace(str(made_bundle("served")), str(told.repo_id)) for line in lines]
-    assert "--trust-remote-code" in section(
-        card("served"), "How to serve it"
-    )  # Kimi's tokenizer wants it, and it says so
+    said = section(card("served"), "How to serve it")
+    assert "--trust-remote-code" in said  # Kimi's tokenizer wants it
+    assert "k = 3 is what was measured; the recipe's own would be 6." in said
 
 
 def test_where_it_was_measured_is_told_both_ways(made_bundle: Bundle, card: Card) -> None:
@@ -276,6 +277,22 @@ def test_a_replay_says_that_nothing_was_served(card: Card) -> None:
     assert "this command was never run for it" in section(card("pass"), "How to serve it")
     assert "not anchored" in section(card("pass"), "What this does not show")
     assert "no latency were measured" in section(card("pass"), "What this does not show")
+
+
+def test_what_shares_a_scale_is_read_from_the_scales(card: Card) -> None:
+    dynamic, static = (section(card(variant), "What was quantized") for variant in ("pass", "static"))
+    assert "a scale for each output channel, activations one for each token" in dynamic
+    assert "one scale for each tensor, activations a static one for each module" in static
+
+
+def test_many_findings_are_counted_and_not_all_shown(made_bundle: Bundle) -> None:
+    evidence = evidence_of(made_bundle("pass"))
+    findings = [{"severity": "warning", "subject": f"layer {i}", "message": "is odd."} for i in range(14)]
+    told = {**evidence.verification, "num_warnings": len(findings), "findings": findings}
+    shown = section(model_card(replace(evidence, verification=told)), "How it was checked")
+    assert shown.count("\n* warning: ") == 10
+    assert "0 errors, 14 warnings" in shown
+    assert "* and 4 more in `evidence/verification.json`" in shown
 
 
 def test_static_scales_say_what_they_stand_on(card: Card) -> None:
@@ -320,7 +337,9 @@ def _found_or_derived(bundle: Path) -> Iterator[str]:
     for name, left_out in ((contents.PARITY, "prompts"), (contents.REPLAYED, "prompts"), (contents.CALIBRATION, "")):
         if (bundle / name).exists():
             yield from _of({key: it for key, it in recomputed.read(bundle, name).items() if key != left_out})
-    yield from NUMBER.findall(served_by(evidence_of(bundle)).shell())
+    served = served_by(evidence_of(bundle))
+    for made in (served, recipe(replace(served.job, num_speculative_tokens=None))):
+        yield from NUMBER.findall(made.shell().replace('"', " "))
     yield from _derived(bundle)
 
 
