@@ -67,6 +67,16 @@ def test_the_wheel_holds_the_prompts_as_package_data(wheel_names: set[str]) -> N
     assert {"quark_eagle/calib/README.md", "quark_eagle/calib/SHA256SUMS"} <= wheel_names
 
 
+def page_parts() -> set[str]:
+    """What report.html is rendered with beside modules."""
+    return sources("quark_eagle/release/html", "*.j2") | sources("quark_eagle/release/html", "*.css")
+
+
+def test_the_wheel_holds_what_a_page_is_rendered_with(wheel_names: set[str]) -> None:
+    assert len(page_parts()) >= 3
+    assert page_parts() <= wheel_names
+
+
 def test_the_wheel_holds_nothing_else(wheel_names: set[str]) -> None:
     info = f"quark_eagle-{quark_eagle.__version__}.dist-info"
     strays = {
@@ -74,6 +84,7 @@ def test_the_wheel_holds_nothing_else(wheel_names: set[str]) -> None:
         for name in wheel_names
         if not name.startswith((f"{info}/", "quark_eagle/calib/", "quark_eagle/documents/schemas/"))
         and not (name.startswith("quark_eagle/") and name.endswith((".py", "py.typed")))
+        and name not in page_parts()
     }
     assert not strays
     assert f"{info}/licenses/LICENSE" in wheel_names
