@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from quark_eagle.documents.parity import PromptResult
+from quark_eagle.documents.counts import PromptResult
 from quark_eagle.parity.paired import Conversations, standard_error, strata_of
 
 FloatArray = npt.NDArray[np.float64]

@@ -9,14 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from quark_eagle.documents.base import sha256_of_prompts
-from quark_eagle.documents.parity import (
-    Arm,
-    ParityReport,
-    PromptAcceptance,
-    PromptResult,
-    Provenance,
-    StepBytes,
-)
+from quark_eagle.documents.counts import PromptAcceptance, PromptResult
+from quark_eagle.documents.parity import Arm, ParityReport, Provenance, StepBytes
 from quark_eagle.documents.served import (
     BlockCounts,
     FirstDifference,

@@ -11,7 +11,7 @@ import typer
 from quark_eagle.cli.options import JsonFlag
 
 if TYPE_CHECKING:
-    from quark_eagle.documents.parity import PromptResult
+    from quark_eagle.documents.counts import PromptResult
     from quark_eagle.documents.verdict import Power
     from quark_eagle.errors import QuarkEagleError
 

@@ -13,7 +13,7 @@ from quark_eagle.compare.output_error import Layers
 from quark_eagle.compare.weight_error import weight_error
 from quark_eagle.deploy.verify import verify
 from quark_eagle.documents.base import write_text
-from quark_eagle.documents.parity import PromptResult
+from quark_eagle.documents.counts import PromptResult
 from quark_eagle.documents.schemes import EngineRuns, ModuleErrors, SchemeResult
 from quark_eagle.opening import open_comparison
 from quark_eagle.parity.compare import Comparison

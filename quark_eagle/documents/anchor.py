@@ -105,7 +105,3 @@ class Anchor(Document):
         """
         what = f"anchor of schema version {ANCHOR_SCHEMA_VERSION}"
         return read_document(cls, path, what, "quark-eagle trace TARGET --engine vllm")
-
-    def to_json(self) -> str:
-        """The file's text."""
-        return self.model_dump_json(indent=1) + "\n"

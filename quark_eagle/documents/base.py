@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -29,9 +29,20 @@ def sha256_of_prompts(prompts: Iterable[tuple[str, str, str, str]]) -> str:
 
 
 class Document(BaseModel):
-    """A part of a document: frozen, and an unknown key is an error."""
+    """A document or a part of one: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return self.model_dump_json(indent=1) + "\n"
+
+
+def without_absent(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """Without a part that a measurement does not have: its document is then what it was before there was that part."""
+    if content.get(name) is None:
+        content.pop(name, None)
+    return content
 
 
 # As JSON escapes them; raw ones are no JSON. The first group skips escaped backslashes.

@@ -15,14 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from quark_eagle.documents.base import Count, Document, Sha256, read_document
-from quark_eagle.documents.parity import (
-    Arm,
-    ParityReport,
-    PromptAcceptance,
-    Provenance,
-    count_problems,
-    one_line_a_prompt,
-)
+from quark_eagle.documents.counts import PromptAcceptance, count_problems
+from quark_eagle.documents.parity import Arm, ParityReport, Provenance, one_line_a_prompt
 from quark_eagle.errors import QuarkEagleError, UsageError
 
 BASELINE_SCHEMA_VERSION = 1

@@ -215,7 +215,3 @@ class Calibration(Document):
         """
         what = f"calibration of schema version {CALIBRATION_SCHEMA_VERSION}"
         return read_document(cls, path, what, "quark-eagle quantize --calibration TRACE")
-
-    def to_json(self) -> str:
-        """The file's text."""
-        return self.model_dump_json(indent=1) + "\n"

@@ -15,53 +15,11 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from quark_eagle.documents.anchor import Anchor
 from quark_eagle.documents.arithmetic import Fp8Arithmetic
-from quark_eagle.documents.base import Count, Document, Sha256, read_document, sha256_of_prompts
-from quark_eagle.documents.served import BlockCounts, Served
+from quark_eagle.documents.base import Count, Document, Sha256, read_document, sha256_of_prompts, without_absent
+from quark_eagle.documents.counts import PromptResult, prompt_problems
+from quark_eagle.documents.served import Served
 
 PARITY_SCHEMA_VERSION = 1
-
-
-class PromptAcceptance(Document):
-    """What one draft did on one prompt.
-
-    Attributes:
-        walk: [k + 1] rounds of the walk with exactly j tokens accepted.
-        every_start: [k + 1] the same of every start; null after a walk-only measurement.
-        walk_num_drafts: rounds of the walk at k = 1, 2, …; null after a walk-only measurement.
-        blocks: of a served measurement, whose sum `walk` is; left out where the draft was replayed.
-    """
-
-    walk: list[Count]
-    every_start: list[Count] | None
-    walk_num_drafts: list[Count] | None
-    blocks: list[BlockCounts] | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _present(serialize(self), "blocks")
-
-
-class PromptResult(Document):
-    """One prompt and what both drafts did on it.
-
-    Attributes:
-        sha256: of the prompt as it was given to the target.
-        num_generated_tokens: T; the first came from prefill. Where the drafts were served, that of the baseline's first
-            block, for every pass has an answer of its own.
-        num_proposals_compared: places where both drafts proposed a token; null where no two proposals could be laid
-            side by side: a stored baseline has only counts, and a probabilistic draft proposes a distribution.
-        num_proposals_shared: of these, the places where it was the same token; null with the other.
-    """
-
-    id: str
-    sha256: Sha256
-    category: str
-    split: str
-    num_generated_tokens: Count
-    num_proposals_compared: Count | None
-    num_proposals_shared: Count | None
-    baseline: PromptAcceptance
-    candidate: PromptAcceptance
 
 
 class StepBytes(Document):
@@ -125,7 +83,7 @@ class Arm(Document):
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content = _present(serialize(self), "calibrated_on")
+        content = without_absent(serialize(self), "calibrated_on")
         if not self.misread:
             del content["misread"]
         return content
@@ -202,7 +160,7 @@ class Provenance(Document):
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _present(_present(serialize(self), "anchor"), "candidate_fp8")
+        return without_absent(without_absent(serialize(self), "anchor"), "candidate_fp8")
 
 
 class Rates(Document):
@@ -280,13 +238,13 @@ class ParityReport(Document):
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _present(serialize(self), "served")
+        return without_absent(serialize(self), "served")
 
     @model_validator(mode="after")
     def _counts_fit(self) -> ParityReport:
         k = self.num_speculative_tokens
         num_blocks = self.served.num_blocks if self.served is not None else None
-        problems = [problem for prompt in self.prompts for problem in _prompt_problems(prompt, k, num_blocks)]
+        problems = [problem for prompt in self.prompts for problem in prompt_problems(prompt, k, num_blocks)]
         if self.provenance.prompts_sha256 != sha256_of_prompts(
             (prompt.id, prompt.category, prompt.split, prompt.sha256) for prompt in self.prompts
         ):
@@ -318,64 +276,3 @@ def one_line_a_prompt(document: Document) -> str:
     prompts = ",\n".join(f"  {json.dumps(prompt, ensure_ascii=False)}" for prompt in content.pop("prompts"))
     head = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
     return f'{head},\n "prompts": [\n{prompts}\n ]\n}}\n'
-
-
-def _present(content: dict[str, Any], name: str) -> dict[str, Any]:
-    """Without a part that a measurement does not have: its document is then what it was before there was that part."""
-    if content.get(name) is None:
-        content.pop(name, None)
-    return content
-
-
-def count_problems(
-    who: str, num_generated_tokens: int, counts: PromptAcceptance, num_speculative_tokens: int
-) -> list[str]:
-    """Where one draft's counts on one prompt break what must hold of them.
-
-    A histogram has k + 1 counts, and on a path of T tokens accepted + rounds = T - 1, at every k. A draft that was
-    served took a path of its own in every block.
-    """
-    k, emitted = num_speculative_tokens, max(0, num_generated_tokens - 1)
-    rows = (counts.walk, counts.every_start, *(block.walk for block in counts.blocks or ()))
-    if any(len(row) != k + 1 for row in rows if row is not None):
-        return [f"{who}: a histogram for k = {k} has {k + 1} counts"]
-    if counts.blocks is not None:
-        return _block_problems(who, counts.walk, counts.blocks)
-    problems = []
-    if _emitted(counts.walk) != emitted:
-        problems.append(f"{who}: accepted + rounds is not {emitted}, the tokens but one")
-    curve = counts.walk_num_drafts
-    if curve is not None and len(curve) >= k and curve[k - 1] != sum(counts.walk):
-        problems.append(f"{who}: {curve[k - 1]} rounds at k = {k} in walk_num_drafts, but {sum(counts.walk)} in walk")
-    return problems
-
-
-def _block_problems(who: str, walk: list[int], blocks: list[BlockCounts]) -> list[str]:
-    problems = [
-        f"{who}, block {place}: accepted + rounds is not {block.num_generated_tokens - 1}, the tokens but one"
-        for place, block in enumerate(blocks)
-        if _emitted(block.walk) != max(0, block.num_generated_tokens - 1)
-    ]
-    if [sum(column) for column in zip(*(block.walk for block in blocks), strict=True)] != walk:
-        problems.append(f"{who}: the walk is not the sum of its blocks")
-    return problems
-
-
-def _emitted(walk: list[int]) -> int:
-    """Tokens that the rounds of a histogram emit: j accepted and the bonus token."""
-    return sum((j + 1) * count for j, count in enumerate(walk))
-
-
-def _prompt_problems(prompt: PromptResult, k: int, num_blocks: int | None) -> list[str]:
-    problems = []
-    for name, counts in (("baseline", prompt.baseline), ("candidate", prompt.candidate)):
-        problems += count_problems(f"prompt {prompt.id}, {name}", prompt.num_generated_tokens, counts, k)
-        found = None if counts.blocks is None else len(counts.blocks)
-        if found != num_blocks:
-            problems.append(f"prompt {prompt.id}, {name}: counts of {found} blocks, but {num_blocks} were served")
-    compared, shared = prompt.num_proposals_compared, prompt.num_proposals_shared
-    if (compared is None) != (shared is None):
-        problems.append(f"prompt {prompt.id}: proposals compared and shared are both known or both null")
-    elif compared is not None and shared is not None and shared > compared:
-        problems.append(f"prompt {prompt.id}: more proposals shared than compared")
-    return problems

@@ -199,7 +199,3 @@ class SchemesReport(Document):
         """
         what = f"schemes.json of schema version {SCHEMES_SCHEMA_VERSION}"
         return read_document(cls, path, what, "quark-eagle compare-schemes", has_prose=True)
-
-    def to_json(self) -> str:
-        """The file's text."""
-        return self.model_dump_json(indent=1) + "\n"

@@ -273,7 +273,3 @@ class ThroughputReport(Document):
         """
         what = f"throughput.json of schema version {THROUGHPUT_SCHEMA_VERSION}"
         return read_document(cls, path, what, "quark-eagle throughput TARGET BASELINE CANDIDATE")
-
-    def to_json(self) -> str:
-        """The file's text."""
-        return self.model_dump_json(indent=1) + "\n"

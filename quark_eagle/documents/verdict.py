@@ -238,7 +238,3 @@ class Verdict(Document):
         """
         what = f"verdict of schema version {VERDICT_SCHEMA_VERSION}"
         return read_document(cls, path, what, "quark-eagle gate --output FILE", has_prose=True)
-
-    def to_json(self) -> str:
-        """The file's text."""
-        return self.model_dump_json(indent=1) + "\n"

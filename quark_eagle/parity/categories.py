@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from quark_eagle.documents.parity import PromptResult
+from quark_eagle.documents.counts import PromptResult
 from quark_eagle.documents.verdict import Category, Difference
 from quark_eagle.parity.paired import Conversations, paired_difference
 

@@ -11,13 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quark_eagle.documents.baseline import BaselinePrompt, BaselineReport
-from quark_eagle.documents.parity import (
-    DraftSampleMethod,
-    ParityReport,
-    PromptAcceptance,
-    PromptResult,
-    StoredBaseline,
-)
+from quark_eagle.documents.counts import PromptAcceptance, PromptResult
+from quark_eagle.documents.parity import DraftSampleMethod, ParityReport, StoredBaseline
 from quark_eagle.model.eagle3 import Eagle3Draft
 from quark_eagle.model.kv_cache import KvCacheDtype
 from quark_eagle.parity.estimate import Estimate

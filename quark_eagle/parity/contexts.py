@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quark_eagle.documents.parity import PromptResult
+from quark_eagle.documents.counts import PromptResult
 from quark_eagle.errors import TraceMismatchError
 from quark_eagle.parity.acceptance import walk, walk_histogram
 from quark_eagle.parity.compare import Comparison, combined_once

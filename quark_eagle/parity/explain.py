@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from quark_eagle.documents.parity import ParityReport, PromptResult
+from quark_eagle.documents.counts import PromptResult
+from quark_eagle.documents.parity import ParityReport
 from quark_eagle.parity.delta import Bounds, IntArray
 from quark_eagle.parity.paired import (
     Conversations,

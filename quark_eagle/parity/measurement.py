@@ -18,7 +18,8 @@ from typing import Any, Literal
 import torch
 
 from quark_eagle import __version__
-from quark_eagle.documents.parity import DraftSampleMethod, PromptAcceptance, Provenance, StoredBaseline
+from quark_eagle.documents.counts import PromptAcceptance
+from quark_eagle.documents.parity import DraftSampleMethod, Provenance, StoredBaseline
 from quark_eagle.errors import CheckpointError
 from quark_eagle.model.eagle3 import Eagle3Draft
 from quark_eagle.model.kv_cache import KvCacheDtype, store_in

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from quark_eagle.documents.parity import PromptAcceptance, PromptResult
+from quark_eagle.documents.counts import PromptAcceptance, PromptResult
 from quark_eagle.documents.served import Noise
 from quark_eagle.parity.delta import Bounds, FloatArray, IntArray, Spread, t_interval
 

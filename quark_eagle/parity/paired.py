@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quark_eagle.documents.parity import PromptResult
+from quark_eagle.documents.counts import PromptResult
 from quark_eagle.documents.verdict import Difference, Interval
 from quark_eagle.parity.bca import bca, expanded
 from quark_eagle.parity.delta import (

@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from quark_eagle.documents.parity import Pair, Population, PromptAcceptance, PromptResult, Rates, Summary, TauPoint
+from quark_eagle.documents.counts import PromptAcceptance, PromptResult
+from quark_eagle.documents.parity import Pair, Population, Rates, Summary, TauPoint
 from quark_eagle.parity.acceptance import AcceptanceHistogram
 
 ArmName = Literal["baseline", "candidate"]

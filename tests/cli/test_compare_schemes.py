@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.cli.app import app
 from quark_eagle.compare.suggestion import suggested
-from quark_eagle.documents.parity import ParityReport, PromptResult
+from quark_eagle.documents.counts import PromptResult
+from quark_eagle.documents.parity import ParityReport
 from quark_eagle.documents.schemes import SchemeResult, SchemesReport
 from quark_eagle.errors import QuarkEagleError
 from quark_eagle.quantize.record import QuantizeResult

@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Sequence
 
-from quark_eagle.documents.parity import PromptAcceptance, PromptResult
+from quark_eagle.documents.counts import PromptAcceptance, PromptResult
 
 
 def counted(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from quark_eagle.documents.parity import PromptResult
+from quark_eagle.documents.counts import PromptResult
 from quark_eagle.documents.verdict import Category
 from quark_eagle.parity.categories import MIN_CATEGORY_CONVERSATIONS, judge_categories
 from tests.parity.counted import counted, many

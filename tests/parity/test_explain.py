@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from quark_eagle.documents.parity import ParityReport, PromptResult
+from quark_eagle.documents.counts import PromptResult
+from quark_eagle.documents.parity import ParityReport
 from quark_eagle.parity.delta import IntArray
 from quark_eagle.parity.explain import Explanation, explain
 from quark_eagle.parity.paired import Conversations

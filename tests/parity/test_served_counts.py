@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from quark_eagle.documents.parity import PromptAcceptance
+from quark_eagle.documents.counts import PromptAcceptance
 from quark_eagle.documents.served import BlockCounts
 from quark_eagle.parity.noise import block_taus, noise_floor
 from quark_eagle.parity.served.counting import counted, uncountable

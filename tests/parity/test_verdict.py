@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from quark_eagle.documents.parity import ParityReport, PromptResult
+from quark_eagle.documents.counts import PromptResult
+from quark_eagle.documents.parity import ParityReport
 from quark_eagle.documents.verdict import Bias, Difference, Interval
 from quark_eagle.errors import UsageError
 from quark_eagle.parity.compare import Comparison

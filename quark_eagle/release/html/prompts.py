@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from quark_eagle.documents.parity import PromptAcceptance, PromptResult
+from quark_eagle.documents.counts import PromptAcceptance, PromptResult
 from quark_eagle.release.evidence import Evidence
 from quark_eagle.release.html.blocks import Figure, Section, Series, Table
 from quark_eagle.release.html.svg import Axis, drawing, element
