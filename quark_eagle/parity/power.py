@@ -75,3 +75,23 @@ def _needed(spread: float, distance: float, taken: float, at_least: int) -> int 
         return None
     left = math.sqrt(distance**2 - taken**2)
     return max(at_least, math.ceil((spread / left) ** 2) + _FOR_ITS_SPREAD)
+
+
+def needed(power: Power | None) -> str:
+    """How many conversations would decide, in a sentence; nothing if it is not known."""
+    if power is None:
+        return ""
+    if power.num_if_unchanged is None:
+        return (
+            "Error that more conversations do not lessen, of replay or of serving, takes up the margin: no number of "
+            "them would pass."
+        )
+    as_measured = (
+        f"; about {power.num_if_as_measured} would decide if the change is as measured"
+        if power.num_if_as_measured is not None
+        else ""
+    )
+    return (
+        f"With {power.power:.0%} probability about {power.num_if_unchanged} conversations (now "
+        f"{power.num_conversations}) would pass if nothing is lost{as_measured}."
+    )

@@ -21,7 +21,6 @@ would. Where the counts fail it too, they say so.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -30,10 +29,9 @@ from quark_eagle.documents.parity import ParityReport
 from quark_eagle.documents.served import Noise
 from quark_eagle.documents.verdict import Bias, Category, Difference, Evidence, Interval, Looks, Outcome, Power, Rule
 from quark_eagle.errors import UsageError
-from quark_eagle.parity.anchored import bias_of, unanchored
-from quark_eagle.parity.arch import measured_elsewhere
-from quark_eagle.parity.calibrated_on import contaminated
+from quark_eagle.parity.anchored import bias_of
 from quark_eagle.parity.categories import judge_categories
+from quark_eagle.parity.fitness import nothing_evaluated, unfit
 from quark_eagle.parity.noise import noise_floor
 from quark_eagle.parity.paired import (
     NUM_RESAMPLES,
@@ -42,15 +40,11 @@ from quark_eagle.parity.paired import (
     paired_difference,
     standard_error,
 )
-from quark_eagle.parity.power import plan
-from quark_eagle.parity.served.fitness import unfit
+from quark_eagle.parity.power import needed, plan
 
-DEAD_BASELINE_TAU = 1.05
 COLLAPSE_SHARE = 0.5  # of the baseline's accepted tokens
 MIN_CONVERSATIONS = 64
-EMPTY_SHARE = 0.1  # of the answers, that may have no token to propose
 MIN_RESAMPLES = 499  # fewer do not have the tails that decide
-BASELINE_TOLERANCE = 0.05  # of the τ that the baseline was expected to have
 
 # From the likeliest: what silently broke FP8 drafts in the field, and in what order to look.
 COLLAPSE_CAUSES = (
@@ -158,7 +152,7 @@ def judge(report: ParityReport, rules: Rules | None = None) -> Judgement:
     conversations = Conversations.of(report.prompts)
     difference = paired_difference(conversations, rules.confidence, num_resamples=rules.num_resamples, seed=rules.seed)
     if difference is None:
-        nothing = Judgement(outcome="unusable", rule="nothing evaluated", reason=_nothing(report))
+        nothing = Judgement(outcome="unusable", rule="nothing evaluated", reason=nothing_evaluated(report))
         return unless_misread(nothing, report.candidate.misread)
     power = _power(conversations, difference.estimate, rules)
     noise = noise_floor(report.prompts, rules.confidence)
@@ -197,7 +191,7 @@ def judge_difference(difference: Difference, rules: Rules, power: Power | None =
             outcome="inconclusive",
             rule="too few conversations",
             reason=f"{said} on {difference.num_conversations} conversations: with fewer than {MIN_CONVERSATIONS} the "
-            f"interval's error is larger than it says, so it decides nothing. {_needed(power)}".rstrip(),
+            f"interval's error is larger than it says, so it decides nothing. {needed(power)}".rstrip(),
         )
     first, second = (
         side(interval, rules.margin, rules.bias.bound) for interval in (difference.interval, difference.second_interval)
@@ -207,7 +201,7 @@ def judge_difference(difference: Difference, rules: Rules, power: Power | None =
             outcome="inconclusive",
             rule="methods disagree",
             reason=f"{said}, which alone would say {first}, but {_bounds(difference.second_interval)} by the delta "
-            f"method says {second}. A verdict that two methods do not share is none. {_needed(power)}".rstrip(),
+            f"method says {second}. A verdict that two methods do not share is none. {needed(power)}".rstrip(),
         )
     edge = f"−{rules.margin:.2%}"
     tail = f" after ±{rules.bias.bound:.2%} for replay's own error" if rules.bias.bound else ""
@@ -215,7 +209,7 @@ def judge_difference(difference: Difference, rules: Rules, power: Power | None =
         "pass": f"{said}: a loss of more than {rules.margin:.2%} is excluded{tail}.",
         "fail": f"{said}: it lies wholly below {edge}{tail}, so more is lost than the margin allows.",
         "inconclusive": f"{said}: it holds {edge}{tail}, so a loss beyond the margin is neither shown nor excluded. "
-        f"{_needed(power)}".rstrip(),
+        f"{needed(power)}".rstrip(),
     }
     return Judgement(outcome=first, rule="interval", reason=reasons[first])
 
@@ -229,72 +223,20 @@ def side(interval: Interval | None, margin: float, bias: float) -> Literal["pass
     return "fail" if interval.high + bias < -margin else "inconclusive"
 
 
-def _nothing(report: ParityReport) -> str:
-    """Why there is nothing to judge."""
-    served = report.served
-    if served is not None and served.left_out:
-        first = served.left_out[0]
-        return (
-            f"Nothing was evaluated: {len({it.id for it in served.left_out})} prompts lack counts of a draft in some "
-            f"block. First: prompt {first.id}, {first.arm}: {first.why}"
-        )
-    where, what = ("the trace", "Record a trace with") if served is None else ("this run", "Ask for")
-    return f"Nothing was evaluated: no prompt of {where} has a token after its first to propose. {what} longer answers."
-
-
 def _before_the_interval(
     report: ParityReport, difference: Difference, noise: Noise | None, rules: Rules
 ) -> Judgement | None:
     """What makes the interval meaningless or needless."""
-    tau, expected = difference.baseline_mean_acceptance_length, rules.expected_baseline
-    elsewhere = [] if rules.require_arch is None else measured_elsewhere(report, rules.require_arch)
-    if elsewhere:
-        return Judgement(
-            outcome="unusable",
-            rule="evidence",
-            reason=f"All of the evidence was wanted from {rules.require_arch}, but {' and '.join(elsewhere)}. "
-            f"Another arch computes FP8 in another way. Measure on {rules.require_arch}, or leave --require-arch out.",
-        )
-    empty = sum(prompt.num_generated_tokens < 2 for prompt in report.prompts)
-    if empty > EMPTY_SHARE * len(report.prompts):
-        return Judgement(
-            outcome="unusable",
-            rule="evidence",
-            reason=f"{empty} of {len(report.prompts)} answers end with their first token, so nothing was proposed for "
-            f"them; more than {EMPTY_SHARE:.0%} is a fault of the recording. Check the chat template and stop tokens.",
-        )
-    if (why := contaminated(report)) is not None:
-        return Judgement(outcome="unusable", rule="evidence", reason=why)
-    other = {split: n for split, n in Counter(prompt.split for prompt in report.prompts).items() if split != "parity"}
-    if other:
-        found = ", ".join(f"{n} of {split}" for split, n in sorted(other.items()))
-        return Judgement(
-            outcome="unusable",
-            rule="evidence",
-            reason=f"The verdict takes prompts of the parity split alone, but found {found}: prompts that a scheme was "
-            "calibrated or chosen on flatter it. Record a trace with --split parity.",
-        )
-    if report.served is None and (why := unanchored(report)) is not None:
-        return Judgement(outcome="unusable", rule="evidence", reason=why)
-    against = None if report.served is None else unfit(report.served, noise, rules.margin, len(report.prompts))
+    against = unfit(
+        report,
+        difference,
+        noise,
+        margin=rules.margin,
+        expected_baseline=rules.expected_baseline,
+        require_arch=rules.require_arch,
+    )
     if against is not None:
         return Judgement(outcome="unusable", rule=against[0], reason=against[1])
-    if tau <= DEAD_BASELINE_TAU:
-        return Judgement(
-            outcome="unusable",
-            rule="dead baseline",
-            reason=f"Dead baseline: the BF16 draft's τ is {tau:.3f} ({difference.baseline_num_accepted_tokens} tokens "
-            f"accepted in {difference.baseline_num_drafts} drafts), and at or below {DEAD_BASELINE_TAU} it does not "
-            "fit this target. Check that the trace's target and aux layers are those the draft was trained on.",
-        )
-    if expected is not None and abs(tau / expected - 1) > BASELINE_TOLERANCE:
-        return Judgement(
-            outcome="unusable",
-            rule="unexpected baseline",
-            reason=f"The BF16 draft's τ is {tau:.3f}, but {expected:.3f} within {BASELINE_TOLERANCE:.0%} was expected. "
-            "A fault of the set-up depresses both drafts alike and would pass as parity. "
-            "Check target, aux layers, chat template and sampling.",
-        )
     # Totals, not rates: both walk the same path, on which accepted + rounds is fixed.
     before, after = difference.baseline_num_accepted_tokens, difference.candidate_num_accepted_tokens
     if after < COLLAPSE_SHARE * before:
@@ -340,25 +282,6 @@ def _power(conversations: Conversations, estimate: float, rules: Rules) -> Power
         bias=rules.bias.bound,
         at_least=MIN_CONVERSATIONS,
         noise=noise,
-    )
-
-
-def _needed(power: Power | None) -> str:
-    if power is None:
-        return ""
-    if power.num_if_unchanged is None:
-        return (
-            "Error that more conversations do not lessen, of replay or of serving, takes up the margin: no number of "
-            "them would pass."
-        )
-    as_measured = (
-        f"; about {power.num_if_as_measured} would decide if the change is as measured"
-        if power.num_if_as_measured is not None
-        else ""
-    )
-    return (
-        f"With {power.power:.0%} probability about {power.num_if_unchanged} conversations (now "
-        f"{power.num_conversations}) would pass if nothing is lost{as_measured}."
     )
 
 
