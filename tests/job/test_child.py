@@ -39,7 +39,9 @@ time.sleep(60)
 
 def started(directory: Path, child: str = CHILD) -> subprocess.Popen[bytes]:
     (directory / "child.py").write_text(child)
-    return subprocess.Popen([sys.executable, "-c", PARENT], cwd=directory, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", PARENT], cwd=directory, stderr=subprocess.PIPE, start_new_session=True
+    )
 
 
 def wait_for(path: Path) -> None:
@@ -49,11 +51,15 @@ def wait_for(path: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize("from_terminal", [False, True])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_passed_on_once_and_the_step_cleans_up(tmp_path: Path, signum: signal.Signals) -> None:
+def test_a_signal_is_passed_on_once_and_the_step_cleans_up(
+    tmp_path: Path, signum: signal.Signals, from_terminal: bool
+) -> None:
     parent = started(tmp_path)
     wait_for(tmp_path / "ready")
-    parent.send_signal(signum)
+    # As kill sends it, to the job alone, and as a terminal does, to all that it began.
+    os.killpg(parent.pid, signum) if from_terminal else parent.send_signal(signum)
     _, err = parent.communicate(timeout=60)
     assert parent.returncode == 128 + signum
     assert (tmp_path / "told").read_text() == f"{int(signum)}\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 from quark_eagle.job.books import Books, open_books
 from quark_eagle.job.places import Places
 from quark_eagle.job.reading import read_recipe
-from quark_eagle.job.run import Done, run
+from quark_eagle.job.run import Done, refuse_unknown, run
 from quark_eagle.job.step import Step
 from quark_eagle.job.steps import steps
 
@@ -55,6 +55,7 @@ class World:
     answers: dict[str, int] = field(default_factory=dict)
     killed: str = ""
     calls: list[list[str]] = field(default_factory=list)
+    table: tuple[Step, ...] = ()
 
     @classmethod
     def made(cls, directory: Path, text: str = JOB) -> World:
@@ -82,8 +83,10 @@ class World:
 
     def run(self) -> list[Done]:
         self.calls.clear()
+        self.table = self.steps
         with self.books() as books:
-            return run(self.steps, books, start=self.play)
+            refuse_unknown(self.table, books)
+            return run(self.table, books, start=self.play)
 
     def ran(self) -> list[str]:
         """The steps that were run, and not skipped."""
@@ -98,7 +101,7 @@ class World:
         """Write what a step writes; refuse to replace anything without --overwrite, as every command does."""
         self.calls.append(list(arguments))
         said = [it for it in arguments if it != "--overwrite"]
-        step = next(it for it in self.steps if list(it.arguments) == said)
+        step = next(it for it in self.table if list(it.arguments) == said)
         for name in step.writes:
             path = directory / name
             unfinished = path.is_dir() and not (path / "trace.json").exists() and step.resumes
