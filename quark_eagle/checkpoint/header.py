@@ -29,6 +29,7 @@ DTYPE_BITS: Mapping[str, int] = MappingProxyType(
 
 # The limit of the safetensors library itself; a larger number means that the file is something else.
 _LARGEST_HEADER = 100_000_000
+_LARGEST_NUMBER = 1 << 63  # of a shape or an offset; larger ones could not even be printed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ def read_header(path: Path) -> list[TensorInfo]:
             raise CheckpointError(_truncated(path, file_size, 8 + length, "its header alone"))
         try:
             header = json.loads(file.read(length), object_pairs_hook=_unique_names)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{path}: its header cannot be read ({error}). {_advice(path)}") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: its header is not a JSON object. {_advice(path)}")
@@ -91,7 +92,9 @@ def _tensor_info(path: Path, name: str, entry: Any, data_start: int) -> TensorIn
     try:
         dtype, shape = str(entry["dtype"]), tuple(int(size) for size in entry["shape"])
         begin, end = (int(offset) for offset in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError) as error:
+        if max(*map(abs, shape), abs(begin), abs(end)) > _LARGEST_NUMBER:
+            raise OverflowError("a number that no file is as large as")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: its header does not describe {name} ({error!r}). {_advice(path)}") from error
     if dtype not in DTYPE_BITS:
         raise CheckpointError(f"{path}: {name} has dtype {dtype}, which safetensors does not define. {_advice(path)}")

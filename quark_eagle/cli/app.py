@@ -31,6 +31,7 @@ COMMANDS = {
     "plan-prompts": "Say how many conversations a margin needs.",
     "export-onnx": "Write the draft step as ONNX, checked against the draft.",
     "release": "Make what is published: card, report, evidence, signature.",
+    "verify-release": "Check that a bundle is as it was released, offline.",
     "run": "Run a whole job as one file; skip what is done already.",
 }
 """Every command and its line in `quark-eagle --help`, in the order of the work."""

@@ -27,6 +27,7 @@ from quark_eagle.documents.release import (
     Environment,
     ReleaseRecord,
 )
+from quark_eagle.documents.release_check import RELEASE_CHECK_SCHEMA_VERSION, ReleaseCheck
 from quark_eagle.documents.schemes import SCHEMES_SCHEMA_VERSION, SchemesReport
 from quark_eagle.documents.throughput import THROUGHPUT_SCHEMA_VERSION, ThroughputReport
 from quark_eagle.documents.verdict import VERDICT_SCHEMA_VERSION, Verdict
@@ -41,6 +42,7 @@ PUBLISHED: dict[str, tuple[type[Document], int]] = {
     "schemes": (SchemesReport, SCHEMES_SCHEMA_VERSION),
     "throughput": (ThroughputReport, THROUGHPUT_SCHEMA_VERSION),
     "release": (ReleaseRecord, RELEASE_SCHEMA_VERSION),
+    "release_check": (ReleaseCheck, RELEASE_CHECK_SCHEMA_VERSION),
     "environment": (Environment, ENVIRONMENT_SCHEMA_VERSION),
     "ledger": (Ledger, LEDGER_SCHEMA_VERSION),
     "weights": (WeightStatistics, WEIGHTS_SCHEMA_VERSION),

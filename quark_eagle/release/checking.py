@@ -1,0 +1,295 @@
+"""The checks of a bundle, by name and in order: each answers with what holds, or with everything that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from quark_eagle import __version__
+from quark_eagle.checkpoint.manifest import RECORD_NAME, Manifest
+from quark_eagle.checkpoint.reader import CONFIG_NAME, Checkpoint
+from quark_eagle.deploy.verify import VerifyReport
+from quark_eagle.documents.release_check import Name
+from quark_eagle.errors import QuarkEagleError, StorageError, TraceError, findings
+from quark_eagle.parity.arch import measured_elsewhere
+from quark_eagle.progress import Progress
+from quark_eagle.release import bom, checksums, contents, made_again, sane_json, signature_check
+from quark_eagle.release.binding import TRACE_NAME, unlike_source, unlike_trace
+from quark_eagle.release.checksums import shown
+from quark_eagle.release.evidence import Evidence
+from quark_eagle.release.signature_check import Trusted, trusting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is to be checked beyond what every bundle is checked for.
+
+    Attributes:
+        trusted: who should have signed; None: a signature is not checked.
+        source: the BF16 draft that it should have been made from.
+        trace: that should have been replayed.
+        arch: on which everything should have been measured.
+    """
+
+    trusted: Trusted | None = None
+    source: Path | None = None
+    trace: Path | None = None
+    arch: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Of one check: what holds if there are no differences."""
+
+    holds: str
+    differences: list[str]
+
+
+class LeftOpenError(Exception):
+    """A check that was not made, and why; never leaves `verify_release`."""
+
+    def __init__(self, why: str, *, asked: bool = False) -> None:
+        super().__init__(why)
+        self.asked = asked
+
+
+class Opened:
+    """A bundle as far as it has been read: what several checks need is read once."""
+
+    def __init__(self, directory: Path, asked: Asked, progress: Progress) -> None:
+        self.directory, self.asked, self.progress = directory, asked, progress
+        # What the user may have named wrongly is told before the work: it is nothing about the bundle.
+        self.verifier = None if asked.trusted is None else trusting(asked.trusted)
+        if asked.source is not None:
+            Checkpoint.open(asked.source)
+        if asked.trace is not None and not (asked.trace / TRACE_NAME).is_file():
+            raise TraceError(f"{asked.trace}: holds no {TRACE_NAME}. Point at a trace's directory.")
+        self.found = checksums.listing(directory)
+        self.has_evidence = False
+
+    def is_wanted(self, name: Name) -> bool:
+        """Whether a check has a place in the table: some are made only where somebody asks."""
+        asked = {"source": self.asked.source, "trace": self.asked.trace, "arch": self.asked.arch}
+        return name not in asked or asked[name] is not None
+
+    @cached_property
+    def files(self) -> Manifest:
+        """All plain files, hashed."""
+        return checksums.hashed(self.found, progress=self.progress)
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What the bundle says, from plain files of sound JSON alone.
+
+        Raises:
+            LeftOpenError: something lies there that no release holds: through a link it could be read from anywhere.
+            QuarkEagleError: it cannot be read; all findings.
+        """
+        if self.found.foreign:
+            raise LeftOpenError(
+                "Something lies in the bundle that no release holds; it was read no further.", asked=True
+            )
+        insane = [f"{name} {problem}." for name in self._read if (problem := sane_json.problem(self.directory / name))]
+        if insane:
+            raise QuarkEagleError(findings("evidence", insane, "Nothing was read of it. Fetch the bundle again."))
+        evidence = Evidence.read(self.directory)
+        self.has_evidence = True
+        return evidence
+
+    @property
+    def _read(self) -> list[str]:
+        """The JSON files that are read for what they say."""
+        ours = (CONFIG_NAME, RECORD_NAME)
+        return [
+            name
+            for name in self.found.files
+            if name in ours or name.endswith(".index.json") or name.startswith(f"{contents.EVIDENCE}/")
+        ]
+
+    @property
+    def said(self) -> Evidence:
+        """The evidence, for a check that can do nothing without it.
+
+        Raises:
+            LeftOpenError: it cannot be read, which its own check tells.
+        """
+        try:
+            return self.evidence
+        except (QuarkEagleError, LeftOpenError) as error:
+            raise LeftOpenError("The evidence could not be read.") from error
+
+    @cached_property
+    def engine(self) -> VerifyReport:
+        """What an engine will do with the weights.
+
+        Raises:
+            QuarkEagleError: it cannot be told.
+        """
+        return made_again.engine(self.said, self.asked.source, self.progress)
+
+    @property
+    def engine_if_known(self) -> VerifyReport | None:
+        """The same; None where it cannot be told, which its own check says."""
+        try:
+            return self.engine
+        except QuarkEagleError:
+            return None
+
+
+def _files(bundle: Opened) -> Answer:
+    found = [f"{path} {what}." for path, what in bundle.found.foreign]
+    if contents.SUMS not in bundle.found.files:
+        found.append(f"{contents.SUMS} is missing.")
+    else:
+        try:
+            found += checksums.differences(checksums.read(bundle.directory), bundle.files)
+        except StorageError:
+            raise
+        except QuarkEagleError as error:  # told beside what lies there and should not
+            found.append(str(error).replace("\n", " "))
+    number = len(bundle.files.files)
+    return Answer(holds=f"{number} files are as {contents.SUMS} says, and nothing else is there.", differences=found)
+
+
+def _signature(bundle: Opened) -> Answer:
+    """A signature that lacks, or that nobody gave a key for: said plainly, and never taken for good."""
+    trusted, is_there = bundle.asked.trusted, contents.SIGNATURE in bundle.found.files
+    if trusted is None and is_there:
+        raise LeftOpenError("It has a signature, but no option says whose it should be (--public-key).")
+    if trusted is None:
+        raise LeftOpenError("It has no signature: nobody vouches for it.")
+    if not is_there:
+        return Answer(holds="", differences=[f"{contents.SIGNATURE} is missing, but {trusted} should have signed."])
+    found = signature_check.problems(
+        bundle.directory, bundle.found, trusted, verifier=bundle.verifier, progress=bundle.progress
+    )
+    return Answer(holds=f"Every file was signed by {trusted}.", differences=found)
+
+
+def _evidence(bundle: Opened) -> Answer:
+    number = sum(name.startswith(f"{contents.EVIDENCE}/") for name in bundle.found.files)
+    assert bundle.evidence is not None  # reads it
+    return Answer(holds=f"{number} documents, and {RECORD_NAME}, can be read.", differences=[])
+
+
+def _binding(bundle: Opened) -> Answer:
+    return Answer(
+        holds="The evidence is about these weights, byte for byte.",
+        differences=made_again.binding(bundle.said, bundle.files),
+    )
+
+
+def _engine(bundle: Opened) -> Answer:
+    evidence, report = bundle.said, bundle.engine
+    found = [f"{finding.subject}: {finding.message}" for finding in report.errors]
+    differs = made_again.verification_differs(evidence, report)
+    if differs and not found:
+        _require_same_version(
+            evidence, "its rules may be told otherwise here; by those of here it loads as it was meant"
+        )
+    number = f"{report.num_quantized} of {len(report.modules)} modules in FP8"
+    return Answer(
+        holds=f"It loads as it was meant by the rules of {report.engine}: {number}.", differences=found + differs
+    )
+
+
+def _verdict(bundle: Opened) -> Answer:
+    evidence = bundle.said
+    outcome, number = evidence.verdict.outcome, len(evidence.parity.prompts)
+    return Answer(
+        holds=f"The verdict ({outcome}) follows from the counts of {number} prompts.",
+        differences=made_again.verdict(evidence, bundle.engine_if_known),
+    )
+
+
+def _weights(bundle: Opened) -> Answer:
+    evidence, source = bundle.said, bundle.asked.source
+    errors = "scales and errors" if source else "scales (errors need --source)"
+    number = len(evidence.weights.modules)
+    return Answer(
+        holds=f"Statistics of {number} tensors are those of the weights: {errors}.",
+        differences=made_again.weights(evidence, source, bundle.progress),
+    )
+
+
+def _record(bundle: Opened) -> Answer:
+    found = made_again.record(bundle.said, bundle.engine_if_known)
+    if found:
+        _require_same_version(bundle.said, "what was set aside may be told otherwise here")
+    aside = len(bundle.said.release.overrides)
+    said = f"{aside} rule{'s' if aside != 1 else ''} set aside" if aside else "no rule set aside"
+    return Answer(holds=f"The release says of itself what follows from its evidence: {said}.", differences=found)
+
+
+def _prose(bundle: Opened) -> Answer:
+    report = bundle.engine_if_known if bundle.said else None
+    if report is None or made_again.verification_differs(bundle.said, report):
+        raise LeftOpenError(f"It cannot be made again: {contents.VERIFICATION} is not what is found here.")
+    found = made_again.prose(bundle.said)
+    if found and (others := made_again.other_writers(bundle.said)):
+        raise LeftOpenError(f"It is worded by other versions ({'; '.join(others)}): only its hashes are checked.")
+    return Answer(holds=f"{', '.join(contents.RENDERED)} say what the evidence says, byte for byte.", differences=found)
+
+
+def _bom(bundle: Opened) -> Answer:
+    path = bundle.found.files.get(contents.BOM)
+    if path is None:
+        return Answer(holds="", differences=[f"{contents.BOM} is missing."])
+    problem = sane_json.problem(path)
+    found = [problem] if problem else bom.invalid(path.read_text(encoding="utf-8"))
+    return Answer(
+        holds=f"{contents.BOM} is valid CycloneDX 1.6.", differences=[shown(f"{contents.BOM} {it}") for it in found]
+    )
+
+
+def _source(bundle: Opened) -> Answer:
+    source = bundle.asked.source
+    assert source is not None
+    found = [shown(str(it)) for it in unlike_source(bundle.said, source, bundle.progress)]
+    return Answer(holds=f"It was made from {source}.", differences=found)
+
+
+def _trace(bundle: Opened) -> Answer:
+    trace = bundle.asked.trace
+    assert trace is not None
+    return Answer(
+        holds=f"{trace} was replayed.", differences=[shown(str(it)) for it in unlike_trace(bundle.said, trace)]
+    )
+
+
+def _arch(bundle: Opened) -> Answer:
+    arch = bundle.asked.arch
+    assert arch is not None
+    elsewhere = [
+        shown(f"{name}: {part}.")
+        for name, report in bundle.said.reports.items()
+        for part in measured_elsewhere(report, arch)
+    ]
+    return Answer(holds=f"All was measured on {arch}.", differences=elsewhere)
+
+
+def _require_same_version(evidence: Evidence, otherwise: str) -> None:
+    """Raises: LeftOpenError if another version of quark-eagle made the bundle: its words are not ours to compare."""
+    made_by = evidence.release.versions.get("quark_eagle", "unknown")
+    if made_by != __version__:
+        raise LeftOpenError(f"Made by quark-eagle {shown(made_by)}, and this is {__version__}: {otherwise}.")
+
+
+CHECKS: Mapping[Name, Callable[[Opened], Answer]] = {
+    "files": _files,
+    "signature": _signature,
+    "evidence": _evidence,
+    "binding": _binding,
+    "engine": _engine,
+    "verdict": _verdict,
+    "weights": _weights,
+    "record": _record,
+    "prose": _prose,
+    "bom": _bom,
+    "source": _source,
+    "trace": _trace,
+    "arch": _arch,
+}
+"""Every check, in the order in which they are made and shown."""
