@@ -37,12 +37,12 @@ def table(headers: Sequence[str], rows: Sequence[Row], *, right: Sequence[int] =
 
 
 def code(text: str) -> str:
-    """Text in the middle of a line as it would be typed, whatever backticks it holds.
+    """Text in a paragraph as it would be typed, whatever backticks it holds. Not for tables, whose bars end a cell.
 
     >>> code("fc"), code("a`b")
     ('`fc`', '`` a`b ``')
     """
-    shown = visible(text).replace("|", "¦") or " "
+    shown = visible(text) or " "
     longest = max((len(run) for run in re.findall("`+", shown)), default=0)
     return f"`{shown}`" if not longest else f"{'`' * (longest + 1)} {shown} {'`' * (longest + 1)}"
 
