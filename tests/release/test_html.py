@@ -238,7 +238,7 @@ def test_a_mark_lies_above_the_diagonal_exactly_if_its_prompt_gained(made_bundle
     marks = [it for it in found.all("circle") if it.attributes["class"].startswith("pair")]
     for mark, loss in zip(marks, losses, strict=True):
         across = float(mark.attributes["cx"].removesuffix("%")) / 100
-        up = (360 - float(mark.attributes["cy"])) / (360 - 20)
+        up = (370 - float(mark.attributes["cy"])) / (370 - 30)
         assert (up - across > 0.002, across - up > 0.002) == (loss < 0, loss > 0)
 
 

@@ -90,7 +90,7 @@ def _positions(explained: Explanation) -> Markup:
     shares = [share for it in explained.walk for share in (it.marginal.baseline, it.marginal.candidate)]
     highest = max((end for it in shares for end in (it.rate or 0.0, *(it.interval or ()))), default=0.0) or 1.0
     axis = Axis(low=0.0, high=highest, start=_BOTTOM, stop=_TOP)
-    parts = levels(axis, axis.ticks(), ".2f")
+    parts = levels(axis)
     for it in explained.walk:
         middle = (it.position + 0.5) * 100 / len(explained.walk)
         for share, look, shift in (
@@ -191,8 +191,10 @@ def _curve(curve: Sequence[TauPoint], measured: int) -> Markup:
     highest = max(length for both in lengths.values() for length in both)
     down = Axis(low=1.0, high=max(highest, 1.05), start=_BOTTOM, stop=_TOP)
     across = Axis(low=1.0, high=len(curve), start=14, stop=97)
-    here = across.across(measured)
-    parts = [*levels(down, down.ticks(), ".2f"), element("line", x1=here, x2=here, y1=0, y2=_BOTTOM, class_="axis")]
+    parts = levels(down)
+    if measured <= len(curve):
+        here = across.across(measured)
+        parts.append(element("line", x1=here, x2=here, y1=0, y2=_BOTTOM, class_="axis"))
     for look, values in lengths.items():
         places = [(across.across(k), down.at(value)) for k, value in enumerate(values, start=1)]
         parts += [
@@ -206,8 +208,7 @@ def _curve(curve: Sequence[TauPoint], measured: int) -> Markup:
     for k in range(1, len(curve) + 1):
         text = f"k = {k}" if k == 1 else str(k)
         parts.append(element("text", text, x=across.across(k), y=_HEIGHT - 8, text_anchor="middle", class_="tick"))
-    first, last = lengths["before"][measured - 1], lengths["after"][measured - 1]
-    label = (
-        f"τ by the number of tokens proposed, 1 to {len(curve)}: at {measured}, {first:.3f} BF16 and {last:.3f} FP8."
-    )
+    place = min(measured, len(curve))
+    first, last = lengths["before"][place - 1], lengths["after"][place - 1]
+    label = f"τ by the number of tokens proposed, 1 to {len(curve)}: at {place}, {first:.3f} BF16 and {last:.3f} FP8."
     return drawing(parts, height=_HEIGHT, label=label)

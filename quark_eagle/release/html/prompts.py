@@ -10,10 +10,10 @@ from markupsafe import Markup
 from quark_eagle.documents.counts import PromptAcceptance, PromptResult
 from quark_eagle.release.evidence import Evidence
 from quark_eagle.release.html.blocks import Figure, Section, Series, Table
-from quark_eagle.release.html.svg import Axis, drawing, element
+from quark_eagle.release.html.svg import Axis, drawing, element, levels, spelled
 from quark_eagle.reporting.wording import NOTHING, count
 
-_TOP, _SIDE = 20, 360
+_TOP, _SIDE = 30, 370
 _LOOKS = {"gained": "after", "unchanged": "same", "lost": "lost"}
 
 
@@ -81,15 +81,14 @@ def _scatter(pairs: Sequence[Pair], told: str) -> Markup:
     marks = across.ticks()
     parts = [
         element("line", x1="0", x2="100%", y1=_SIDE, y2=_TOP, class_="axis"),
-        *(element("line", x1="0", x2="100%", y1=down.at(it), y2=down.at(it), class_="grid") for it in marks),
+        *levels(down),
         *(
             element("line", x1=across.across(it), x2=across.across(it), y1=_TOP, y2=_SIDE, class_="grid")
             for it in marks
         ),
-        *(element("text", f"{it:.1f}", x="2", y=down.at(it) - 4, class_="tick") for it in marks),
         *(
-            element("text", f"{it:.1f}", x=across.across(it), y=_SIDE + 16, text_anchor="middle", class_="tick")
-            for it in marks
+            element("text", text, x=across.across(it), y=_SIDE + 16, text_anchor="middle", class_="tick")
+            for it, text in zip(marks, spelled(marks), strict=True)
         ),
         *(_mark(pair, across, down) for pair in pairs),
         element("text", "τ BF16 →", x="100%", y=_SIDE - 6, text_anchor="end", class_="tick"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from quark_eagle.release.html.svg import LEFT, RIGHT, Axis, dot, drawing, element, whisker
+from quark_eagle.release.html.svg import LEFT, RIGHT, Axis, dot, drawing, element, spelled, whisker
 from quark_eagle.reporting.wording import percent
 
 _ROW = 30
@@ -74,12 +74,12 @@ def row(change: Change | None, axis: Axis, margin: float | None = None) -> Marku
     return drawing(parts, height=_ROW, label="")
 
 
-def scale(axis: Axis, spelled: str = "+.1%") -> Markup:
+def scale(axis: Axis) -> Markup:
     """The numbers below such rows; a narrow screen shows the ends and the middle."""
     drawn: list[Markup] = []
     marks = axis.ticks(4)
-    for mark in marks:
-        text = "0" if mark == 0 else format(mark, spelled)
+    for mark, number in zip(marks, spelled([100 * mark for mark in marks]), strict=True):
+        text = "0" if mark == 0 else f"{'+' if mark > 0 else ''}{number}%"
         place, ends = axis.across(mark), (marks[0], 0, marks[-1])
         look = "tick" if mark in ends else "tick minor"
         drawn.append(element("text", text, x=place, y=13, text_anchor="middle", class_=look))

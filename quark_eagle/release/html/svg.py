@@ -7,8 +7,9 @@ holds nothing that nobody sees.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -80,19 +81,25 @@ def whisker(axis: Axis, low: float, high: float, y: float, look: str) -> Markup:
     return element("g", *lines, class_=f"whisker {look}")
 
 
-def levels(axis: Axis, marks: Iterable[float], spelled: str) -> list[Markup]:
-    """Lines across a plot at round numbers, each with its number above its left end.
+def spelled(marks: Sequence[float]) -> list[str]:
+    """Round numbers in as few digits as tell them apart.
 
-    Args:
-        axis: down.
-        marks: the numbers.
-        spelled: how a number is written, as `format` takes it.
+    >>> spelled([1.0, 1.5, 2.0]), spelled([1.92, 1.94])
+    (['1.0', '1.5', '2.0'], ['1.92', '1.94'])
     """
+    step = min((high - low for low, high in pairwise(marks)), default=1.0)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [f"{mark:.{decimals}f}" for mark in marks]
+
+
+def levels(axis: Axis) -> list[Markup]:
+    """Lines across a plot at round numbers of its axis, which goes up; each number stands above its line's left end."""
     drawn = []
-    for mark in marks:
+    marks = axis.ticks()
+    for mark, text in zip(marks, spelled(marks), strict=True):
         y = axis.at(mark)
         drawn.append(element("line", x1="0", x2="100%", y1=y, y2=y, class_="grid"))
-        drawn.append(element("text", format(mark, spelled), x="0", y=y - 4, class_="tick"))
+        drawn.append(element("text", text, x="2", y=y - 4, class_="tick"))
     return drawn
 
 
