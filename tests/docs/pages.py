@@ -85,11 +85,15 @@ def commands(text: str) -> list[Shown]:
         lines = block.replace("\\\n", " ").splitlines()
         found += [Shown(line=line.strip(), output=()) for line in lines if line.strip().startswith("quark-eagle ")]
     for block in blocks(text, "console"):
-        for part in re.split(r"^\$ ", block.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
-            line, *output = part.rstrip("\n").split("\n")
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            line, *output = re.sub(r"\A(?:.*\\\n)+", _joined, part).rstrip("\n").split("\n")
             if line.startswith("quark-eagle "):
                 found.append(Shown(line=line, output=tuple(output)))
     return found
+
+
+def _joined(continued: re.Match[str]) -> str:
+    return continued[0].replace("\\\n", " ")
 
 
 def inline_commands(text: str) -> list[str]:
