@@ -125,9 +125,13 @@ def release(
     included: look through evidence/ before it is published.
     Example: quark-eagle release draft-fp8 --source DRAFT --repo-id me/draft-fp8 --signing-key key.pem --output bundle
     """
+    from quark_eagle.checkpoint.reader import Checkpoint
     from quark_eagle.checkpoint.source import resolve
     from quark_eagle.cli import release_output, render
     from quark_eagle.errors import UsageError
+    from quark_eagle.release.extra import require_extra
+
+    require_extra()  # what follows imports it
     from quark_eagle.release.bundle import Naming, Order, Released
     from quark_eagle.release.bundle import release as make
     from quark_eagle.release.collecting import Sources
@@ -135,6 +139,7 @@ def release(
 
     if margin is not None and verdict is not None:
         raise UsageError("--margin and --verdict: the verdict has its own margin. Give one of them.")
+    Checkpoint.open(checkpoint)  # whatever lies there is looked at before what lies beside it
     order = Order(
         sources=Sources.of(
             checkpoint, parity=evidence or (), verdict=verdict, calibration=calibration, judge=margin is not None

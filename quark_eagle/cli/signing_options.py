@@ -61,15 +61,21 @@ def signer(
         problems.append("--signing-certificate: nobody vouches for it. Give --certificate-chain too.")
     if keyless and key is not None:
         problems.append("--keyless and --signing-key: one signature was needed. Give one of them.")
+    named = [("--signing-key", key), ("--signing-certificate", certificate)]
+    named += [("--certificate-chain", path) for path in chain or []]
+    problems += [f"{option} {path}: is no file." for option, path in named if path is not None and not path.is_file()]
     if problems:
         raise UsageError("\n".join(problems))
     if keyless:
         return Keyless()
     if key is None:
         return None
+    password = None if password_env is None else password_in(password_env)
+    if password is not None:
+        password()  # that the variable is set is seen now, and not after the work
     return PrivateKey(
         path=key,
-        password=None if password_env is None else password_in(password_env),
+        password=password,
         certificate=certificate,
         chain=tuple(chain or ()),
     )

@@ -8,7 +8,6 @@ time. Nothing is written where the bundle is to appear before everything that co
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +42,7 @@ from quark_eagle.release.verification import verification, verified
 from quark_eagle.release.weight_statistics import measure
 
 _ROOM_FOR_PROSE = 16 << 20  # evidence, report and card, beside the checkpoint's own bytes
+_CHUNK = 8 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +172,7 @@ def _fill(order: Order, bundle: Path, staging: Path, progress: Progress) -> Rele
     if found.objections:
         raise _NotReleasedError(found)
     record = _record(order, given, found.overrides)
-    _copy(order.checkpoint, files, staging)
+    _copy(order.checkpoint, files, staging, progress)
     _write_evidence(order, given, record, engine, staging, progress)
     for name, text in render(Evidence.read(staging)).items():
         write_text(staging / name, text)
@@ -255,11 +255,16 @@ def _refuse_taken_names(checkpoint: Path, files: Manifest) -> None:
         raise UsageError(findings(str(checkpoint), problems, "Move it away: it is not what `quantize` wrote."))
 
 
-def _copy(checkpoint: Path, files: Manifest, staging: Path) -> None:
+def _copy(checkpoint: Path, files: Manifest, staging: Path, progress: Progress) -> None:
     """The checkpoint's files, and what symbolic links in it lead to."""
-    for name in files.files:
-        (staging / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(checkpoint / name, staging / name)
+    with progress.task("copy", sum(file.size_bytes for file in files.files.values())) as task:
+        for name in files.files:
+            place = staging / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with (checkpoint / name).open("rb") as source, place.open("wb") as copy:
+                while piece := source.read(_CHUNK):
+                    copy.write(piece)
+                    task.advance(len(piece))
 
 
 def _write_evidence(

@@ -121,6 +121,8 @@ def test_a_verdict_of_another_measurement_is_evidence_about_nothing_here(out: Pa
         (("--repo-id", "owner/ti--ny"), "--repo-id owner/ti--ny: is no repository's name"),
         (("--license", "Apache 2.0!"), "is no licence as the Hugging Face hub names them"),
         (("--signing-certificate", "c.pem"), "--signing-certificate: is about --signing-key"),
+        (("--signing-key", "nowhere.pem"), "--signing-key nowhere.pem: is no file."),
+        (("--signing-key", "{key}", "--signing-password-env", "NO_SUCH"), "NO_SUCH: is not set"),
         (("--signing-key", "k.pem", "--keyless"), "one signature was needed"),
         (("--evidence", "a", "--evidence", "b", "--evidence", "c"), "3 given, but one measurement was needed"),
     ],
@@ -128,11 +130,26 @@ def test_a_verdict_of_another_measurement_is_evidence_about_nothing_here(out: Pa
 def test_what_cannot_be_meant_is_refused_before_the_work(
     out: Path, tmp_path: Path, args: tuple[str, ...], said: str
 ) -> None:
-    filled = [arg.format(draft=out.with_name("draft")) for arg in args]
+    key = keys.write_private(keys.new_key(), tmp_path / "key.pem", "s3cret")
+    filled = [arg.format(draft=out.with_name("draft"), key=key) for arg in args]
     code, answer, notes = run(out, *filled, "--require-arch", "any", "--output", tmp_path / "bundle")
     assert (code, answer) == (2, "")
     assert said in notes
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [key]
+
+
+def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path: Path) -> None:
+    code, _, notes = run(tmp_path / "nowhere", "--output", tmp_path / "bundle")
+    assert code == 5
+    assert "found nothing, but a draft is a directory" in notes
+
+
+def test_an_extra_that_is_missing_is_named(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quark_eagle.release.extra.find_spec", lambda name: None if name == "cyclonedx" else name)
+    code, _, notes = run(out, "--output", tmp_path / "bundle")
+    assert code == 2
+    assert "cyclonedx (writes the bill of materials): not installed" in notes
+    assert "quark-eagle[release]" in notes
 
 
 def test_without_any_measurement_there_is_nothing_to_release(out: Path, tmp_path: Path) -> None:
