@@ -125,6 +125,20 @@ def test_an_unfinished_recording_is_continued_and_not_begun_anew(tmp_path: Path)
     assert world.calls[0][0] == "trace"
 
 
+def test_a_recording_that_lacks_its_anchor_alone_is_not_begun_anew(tmp_path: Path) -> None:
+    """With --overwrite, `trace` would record hours again for what replay does in minutes."""
+    world = World.made(tmp_path, 'draft = "draft"\ntarget = "target"\n[engine]\nname = "vllm"\n')
+    world.answers = {"trace": 5}  # trace.json is there when replay of it fails
+    world.run()
+    assert (tmp_path / "work" / "trace" / "trace.json").exists()
+    world.answers = {}
+    assert world.ran()[0] == "trace"
+    assert "--overwrite" not in world.calls[0]
+    (tmp_path / "target" / "config.json").write_text("of another day")
+    assert world.ran()[0] == "trace"
+    assert "--overwrite" in world.calls[0]
+
+
 def test_what_the_ledger_does_not_know_is_refused_all_at_once(tmp_path: Path) -> None:
     world = World.made(tmp_path)
     (tmp_path / "work").mkdir()
