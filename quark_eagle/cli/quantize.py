@@ -176,6 +176,8 @@ def quantize(
         render.warn("fc is quantized: vLLM runs it, but SGLang builds fc in high precision and cannot load this draft.")
     saving.save_recipe(context, save_recipe)
     if output is None or dry_run:
+        if job is not None:
+            job.require_usable(checkpoint, layout)
         show_plan(checkpoint, plan, json_)
         return
     calibrating = calib.calibrating(

@@ -109,7 +109,7 @@ def export(
     if output.suffix == ".onnx":
         raise UsageError(
             f"{output}: is a file's name, but a directory was needed: a draft is two graphs (one for the target's "
-            f"states, one for a step) and their weights. Pass --output {output.with_suffix('')}."
+            f"states, one for a step) and their weights. Pass --output {output.with_suffix('')}-onnx."
         )
     checkpoint = Checkpoint.open(draft)
     layout = Eagle3Layout.of(checkpoint)

@@ -50,6 +50,17 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(tiny_draft: Path, options: 
     assert why in err
 
 
+def test_a_dry_run_looks_at_the_trace_to_calibrate_on(tiny_draft: Path, tmp_path: Path, calibration: Path) -> None:
+    parity = write_tiny_trace(tmp_path / "parity", tiny_draft, num_prompts=2)
+    found = [
+        quantize(tiny_draft, "--dry-run", "--scheme", "fp8", "--calibration", trace)
+        for trace in (calibration, parity, tmp_path / "none")
+    ]
+    assert [code for code, _, _ in found] == [0, 5, 5]
+    assert "prompt-0: is labelled parity" in found[1][2]
+    assert "a trace was needed" in found[2][2]
+
+
 def test_a_dynamic_scheme_has_nothing_to_calibrate(tiny_draft: Path, tmp_path: Path, calibration: Path) -> None:
     code, _, err = quantize(tiny_draft, "-o", tmp_path / "fp8", "--calibration", calibration, "--observer", "mse")
     assert code == 2

@@ -115,7 +115,7 @@ def test_an_export_is_not_replaced_unasked(draft: Path, exported: Path) -> None:
 
 
 def test_a_file_name_is_refused_with_the_directory_to_pass(draft: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"two graphs.*--output .*draft\."):
+    with pytest.raises(UsageError, match=r"two graphs.*--output .*draft-onnx\."):
         export(draft, tmp_path / "draft.onnx")
 
 

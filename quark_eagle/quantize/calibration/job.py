@@ -11,7 +11,7 @@ from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.documents.base import refuse_existing, write_text
 from quark_eagle.errors import UsageError
 from quark_eagle.progress import SILENT, Progress
-from quark_eagle.quantize.calibration.chosen_prompts import SPLIT
+from quark_eagle.quantize.calibration.chosen_prompts import SPLIT, ChosenPrompts
 from quark_eagle.quantize.calibration.run import Calibrated, CalibrationEstimate, CalibrationOptions, CalibrationRun
 from quark_eagle.quantize.plan import QuantPlan
 from quark_eagle.trace.prompts import PromptSet
@@ -38,6 +38,19 @@ class CalibrationJob:
     record_options: RecordOptions | None = None
     limit: int | None = None
     options: CalibrationOptions = field(default_factory=CalibrationOptions)
+
+    def require_usable(self, checkpoint: Checkpoint, layout: Eagle3Layout) -> None:
+        """See, without running anything, that the trace can be calibrated on; one to be recorded is not there yet.
+
+        Raises:
+            TraceError: it is none, or holds prompts that are reserved for judging or choosing.
+            TraceMismatchError: it does not fit the draft.
+            UsageError: the limit of tokens is below the first prompt's.
+        """
+        if self.trace is not None:
+            trace = TargetTrace.open(self.trace)
+            ChosenPrompts.of(trace, self.options.max_tokens)
+            trace.require_fits(layout, checkpoint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
