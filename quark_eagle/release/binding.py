@@ -52,7 +52,7 @@ class Mismatch:
     found: str
 
     def __str__(self) -> str:
-        return f"{self.where}, {self.what}: wanted {self.wanted}, found {self.found}."
+        return f"{self.where}, {self.what}: wanted {self.wanted}, found {self.found.rstrip('.')}."
 
 
 def checkpoint_files(directory: Path, progress: Progress = SILENT) -> Manifest:

@@ -56,9 +56,11 @@ def misjudged(given: Given, misread: Sequence[str] = ()) -> list[Mismatch]:
 
     Args:
         given: the evidence.
-        misread: what an engine would not load as it was meant, as `verify` found it.
+        misread: what an engine would not load as it was meant, as `verify` found it: what a verdict that failed by it
+            stands on. Of other verdicts it is an objection of its own, and no number in them is wrong for it.
     """
     found = [it for name, report in given.reports.items() for it in _other_summary(name, report)]
+    misread = misread if given.verdict.rule == "verification" else ()
     try:
         again = gate(given.parity, rules_of(given.verdict), parity=Path(contents.PARITY), misread=misread)
     except QuarkEagleError as error:

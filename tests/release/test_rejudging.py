@@ -69,6 +69,11 @@ def test_a_misread_draft_fails_again_if_verify_says_so_again(given: Given) -> No
     assert {"outcome", "exit_code", "rule", "reason"} <= about(misjudged(failed))
 
 
+def test_what_an_engine_misreads_makes_no_number_of_a_passing_verdict_wrong(given: Given) -> None:
+    """It is an objection of its own."""
+    assert misjudged(given, ["model.fc"]) == []
+
+
 @pytest.mark.parametrize(
     ("place", "value"),
     [
