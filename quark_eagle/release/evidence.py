@@ -88,7 +88,7 @@ class Evidence(Given):
         reading = _Reading(Path(directory))
         found = reading.given() | {
             "release": reading.one(contents.RELEASE, ReleaseRecord.read),
-            "verification": reading.one(contents.VERIFICATION, read_object),
+            "verification": reading.one(contents.VERIFICATION, read_verification),
             "weights": reading.one(contents.WEIGHTS, WeightStatistics.read),
             "environment": reading.one(contents.ENVIRONMENT, Environment.read),
         }
@@ -156,11 +156,63 @@ def read_record(path: Path) -> Mapping[str, Any]:
     decisions = record["plan"].get("decisions")
     if not isinstance(decisions, list) or not all(_is_decision(it) for it in decisions):
         raise QuarkEagleError(f"{path}: its plan has no decision for each tensor. Restore it as it was written.")
+    if not _names_a_calibration(record.get("activation_scales")):
+        raise QuarkEagleError(f"{path}: its activation_scales name no calibration. Restore it as it was written.")
     return record
 
 
 def _is_decision(entry: Any) -> bool:
-    return isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("tensor", "action", "reason"))
+    told = isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("tensor", "action", "reason"))
+    return told and entry["action"] in ("quantize", "keep")
+
+
+def _names_a_calibration(scales: Any) -> bool:
+    """Whether this is what a record says of static scales, which is nothing for others."""
+    return scales is None or (isinstance(scales, dict) and isinstance(scales.get("calibration"), dict))
+
+
+def read_verification(path: Path) -> Mapping[str, Any]:
+    """What `verify --json` said, as far as prose is made of it.
+
+    Raises:
+        StorageError: the file may not be read.
+        QuarkEagleError: it is no such report.
+    """
+    report = read_object(path)
+    problems = _unlike(report, _VERIFICATION)
+    for part, kinds in (("modules", _MODULE), ("findings", _FINDING)):
+        entries = report.get(part)
+        for place, entry in enumerate(entries if isinstance(entries, list) else ()):
+            problems += [f"{part}.{place}: {problem}" for problem in _unlike(entry, kinds)]
+    if problems:
+        raise QuarkEagleError(findings(str(path), problems[:10], "Restore it as `quark-eagle release` wrote it."))
+    return report
+
+
+_MAYBE_TEXT = (str, type(None))
+_VERIFICATION: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("verdict", "engine"), (str,)),
+    **dict.fromkeys(("num_errors", "num_warnings"), (int,)),
+    **dict.fromkeys(("modules", "findings"), (list,)),
+    "source": _MAYBE_TEXT,
+}
+_MODULE: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("name", "status"), (str,)),
+    **dict.fromkeys(("dtype", "scheme", "decided_by"), _MAYBE_TEXT),
+    "shape": (list, type(None)),
+}
+_FINDING: Mapping[str, tuple[type, ...]] = dict.fromkeys(("severity", "subject", "message"), (str,))
+
+
+def _unlike(entry: Any, kinds: Mapping[str, tuple[type, ...]]) -> list[str]:
+    """Where a JSON object is not of these kinds."""
+    if not isinstance(entry, dict):
+        return ["is no object."]
+    return [f"{key} is missing, or of another kind." for key, kind in kinds.items() if _is_not(entry, key, kind)]
+
+
+def _is_not(entry: Mapping[str, Any], key: str, kind: tuple[type, ...]) -> bool:
+    return key not in entry or not isinstance(entry[key], kind) or isinstance(entry[key], bool)
 
 
 def read_object(path: Path) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from quark_eagle.documents.weights import Distribution, ModuleWeights, WeightSta
 from quark_eagle.errors import CheckpointError, NonFiniteWeightError, findings
 from quark_eagle.progress import SILENT, Progress
 from quark_eagle.release.distribution import distribution, quarters_of_octaves
-from quark_eagle.release.evidence import read_object
+from quark_eagle.release.evidence import read_record
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ def measure(
     """
     output = Checkpoint.open(output_dir)
     source = None if source_dir is None else Checkpoint.open(source_dir)
-    decisions = {it["tensor"]: it for it in read_object(output.directory / RECORD_NAME)["plan"]["decisions"]}
+    decisions = {it["tensor"]: it for it in read_record(output.directory / RECORD_NAME)["plan"]["decisions"]}
     _require_one_draft(output, source, decisions)
     quantized = [name for name, decision in decisions.items() if decision["action"] == "quantize"]
     cache = [info for info in output.tensors.values() if info.name.endswith(_OF_THE_CACHE)]

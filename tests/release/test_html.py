@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import shutil
 from collections import Counter
@@ -12,11 +13,14 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from quark_eagle.documents.verdict import Verdict
-from quark_eagle.release.evidence import Evidence
+from quark_eagle.errors import QuarkEagleError
+from quark_eagle.release import contents
+from quark_eagle.release.evidence import Evidence, read_verification
 from quark_eagle.release.html import html_report
 from tests.release.made_evidence import HOSTILE, VARIANTS, evidence_of
 from tests.reports import report, verdict, verdict_on
@@ -216,6 +220,27 @@ def test_shares_by_position_are_those_of_a_plain_loop(
             assert row[column + 1].replace(" ", "") == f"{accepted}of{drafts}"
 
 
+def test_marks_by_position_stand_as_high_as_their_shares(
+    page: Callable[[str], Page], evidence: Callable[[str], Evidence]
+) -> None:
+    found = page("override")
+    here, there = (found.elements.index(found.all("section", id=it)[0]) for it in ("position", "category"))
+    marks = [it for it in found.elements[here:there] if it.attributes.get("class") in ("before", "after")]
+    walk = evidence("override").parity.summary.overall.walk
+    shares = [
+        (look, rate)
+        for both in zip(walk.baseline.marginal_acceptance or (), walk.candidate.marginal_acceptance or (), strict=True)
+        for look, rate in zip(("before", "after"), both, strict=True)
+    ]
+    assert [it.attributes["class"] for it in marks] == [look for look, _ in shares]
+    heights = [-float(it.attributes.get("cy") or it.attributes["y"]) for it in marks]
+    # On a linear axis heights and shares differ by the same two numbers everywhere.
+    slope = (heights[0] - heights[-1]) / (shares[0][1] - shares[-1][1])
+    assert slope > 0
+    for height, (_, rate) in zip(heights, shares, strict=True):
+        assert height - heights[0] == pytest.approx(slope * (rate - shares[0][1]), abs=0.02)
+
+
 def test_every_prompt_is_a_mark_and_a_row_with_its_own_counts(
     page: Callable[[str], Page], evidence: Callable[[str], Evidence]
 ) -> None:
@@ -317,6 +342,30 @@ def test_a_verdict_about_nothing_still_shows_what_the_files_are(made_bundle: Bun
     assert not page.all("section", id="position")
     assert page.all("section", id="size")
     assert page.all("section", id="provenance")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda said: said.pop("modules"),
+        lambda said: said.update(modules=3),
+        lambda said: said["modules"][0].update(shape=5),
+        lambda said: said.update(findings=[{}]),
+        lambda said: said.update(num_errors="<b>"),
+        lambda said: said["modules"].append(None),
+    ],
+)
+def test_a_verification_that_is_none_is_refused_before_anything_is_rendered(
+    spoil: Callable[[dict[str, Any]], object], made_bundle: Bundle, tmp_path: Path
+) -> None:
+    said = json.loads((made_bundle("pass") / contents.VERIFICATION).read_text(encoding="utf-8"))
+    path = tmp_path / "verification.json"
+    path.write_text(json.dumps(said), encoding="utf-8")
+    assert read_verification(path) == said
+    spoil(said)
+    path.write_text(json.dumps(said), encoding="utf-8")
+    with pytest.raises(QuarkEagleError, match="verification"):
+        read_verification(path)
 
 
 def test_a_page_of_330_prompts_is_below_a_megabyte(made_bundle: Bundle) -> None:
