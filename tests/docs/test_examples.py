@@ -21,6 +21,7 @@ from tests.docs.pages import REPOSITORY, blocks, commands, name_of, pages
 
 DOCS = REPOSITORY / "docs"
 DRAFT = REPOSITORY / "examples" / "smollm2-135m-eagle3"
+MEASURED = REPOSITORY / "tests" / "docs" / "demo.parity.json"
 SHELL = [(name_of(it), block) for it in pages() for block in blocks(it.read_text(encoding="utf-8"), "bash", "sh")]
 
 
@@ -64,9 +65,22 @@ def test_the_exclude_list_that_is_shown_is_the_one_that_is_written() -> None:
     assert tuple(ours) == exclude_list(kept)
 
 
+def test_the_figures_of_readme_are_those_of_the_demo() -> None:
+    """Of the measurement that the tutorial makes: counts, rates, and the verdict's lines."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    walk = ParityReport.read(MEASURED).summary.overall.walk
+    for name, arm in (("bf16", walk.baseline), ("fp8", walk.candidate)):
+        counts = f"{arm.num_drafts:,} +{arm.num_accepted_tokens:,}".replace(",", " ")
+        rates = f"{arm.mean_acceptance_length:.3f} +{arm.draft_acceptance_rate:.3f}"
+        assert re.search(rf"{name} +{counts} +{rates}", readme), (name, counts, rates)
+    printed = CliRunner().invoke(app, ["gate", str(MEASURED)]).stdout.splitlines()
+    shown = re.findall(r"^(?:PASS: τ|90% interval  ).*", readme, flags=re.MULTILINE)
+    assert len(shown) == 3
+    assert set(shown) <= {line.rstrip() for line in printed}
+
+
 def test_the_gain_that_is_worked_out_is_what_worth_says() -> None:
-    report = ParityReport.read(REPOSITORY / "tests" / "docs" / "demo.parity.json")
-    said = worth(report, margin=0.01, target_step_ms=20, draft_step_ms=1)
+    said = worth(ParityReport.read(MEASURED), margin=0.01, target_step_ms=20, draft_step_ms=1)
     text = page("explanation/worth.md")
     gain, loss = re.search(r"gain (\d\.\d\d) %, which a loss of (\d\.\d\d) % of τ", text).groups()  # type: ignore[union-attr]
     assert (float(gain), float(loss)) == (round(100 * said.gain[0], 2), round(100 * said.break_even_loss[0], 2))
