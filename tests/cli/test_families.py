@@ -27,6 +27,8 @@ DRAFTS: dict[str, TinyDraft] = {
         "Qwen3, three layers",
         "speculators, gpt-oss: `norm_before_fc`, yarn without `truncate`",
         "MiniMax-M3: EAGLE-3.1 (`fc_norm`, `norm_output`)",
+        "NVIDIA ModelOpt: `eagle_config`",
+        "Kimi-K2.5: yarn, a KV head for each head, the whole vocabulary",
     )
 }
 
