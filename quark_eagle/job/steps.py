@@ -158,7 +158,7 @@ def _doctor(job: _Job) -> Step:
         name="doctor",
         heading="What can this machine do, and what does it lack?",
         arguments=("doctor", *arguments),
-        reads=_reads(job.draft),
+        reads=_reads(job.target, job.draft),
         next=((3, "Do what the lines marked as errors say, and run again."),),
     )
 
@@ -341,6 +341,7 @@ def _release(job: _Job) -> Step:
     verdict = places.verdict if recipe.measures else _path(release.verdict)
     trace = places.trace if recipe.measures or recipe.trace is not None else None
     key = _path(release.signing_key)
+    target = job.target if recipe.given_evidence else None  # one that is recorded here is the evidence's own
     said = options(
         evidence=job.evidence,
         verdict=verdict,
@@ -354,7 +355,7 @@ def _release(job: _Job) -> Step:
         target_name=release.target_name,
         require_arch=release.require_arch,
         publish_anyway=recipe.gate.publish_anyway,
-        target=job.target if recipe.given_evidence else None,
+        target=target,
         calibration=_path(release.calibration),
         margin=recipe.gate.margin if recipe.given_evidence else None,
         signing_key=key,
@@ -368,7 +369,7 @@ def _release(job: _Job) -> Step:
         name="release",
         heading="The draft with its evidence, as it is published",
         arguments=("release", places.fp8, *said),
-        reads=_reads(places.fp8, *job.evidence, verdict, job.draft, trace, beside, key),
+        reads=_reads(places.fp8, *job.evidence, verdict, job.draft, target, trace, beside, key),
         writes=(places.bundle,),
         next=((3, "The evidence does not allow a release; the message above says what is missing."),),
     )

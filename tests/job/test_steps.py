@@ -62,6 +62,15 @@ def test_the_steps_of_a_job(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", JOBS)
+def test_a_step_depends_on_everything_that_its_command_names(tmp_path: Path, name: str) -> None:
+    world = World.made(tmp_path / "world", JOBS[name][0])
+    table = steps(read_recipe(world.recipe))
+    files = {path.name for path in world.directory.iterdir()} | {name for step in table for name in step.writes}
+    for step in table:
+        assert files & set(step.arguments[1:]) <= {*step.reads, *step.writes}, step.name
+
+
+@pytest.mark.parametrize("name", JOBS)
 def test_every_command_of_a_job_is_understood(tmp_path: Path, name: str) -> None:
     """Parsed by the real parsers: an option that was renamed fails here."""
     world = World.made(tmp_path / "world", JOBS[name][0])
