@@ -100,6 +100,12 @@ def test_the_reader_of_pages_reads_right() -> None:
     assert doctest.testmod(module).failed == 0
 
 
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_file_of_the_repository_that_is_named_is_there(name: str) -> None:
+    named = re.findall(r"\b(?:quark_eagle|benchmarks|tests|tools|examples|calib|docs)/[\w./-]*\w", TEXTS[name])
+    assert not [path for path in named if not (REPOSITORY / path).exists()]
+
+
 @pytest.mark.parametrize("name", [*TEXTS, "CHANGELOG.md"])
 def test_no_placeholder_is_left(name: str) -> None:
     text = (REPOSITORY / name).read_text(encoding="utf-8")
