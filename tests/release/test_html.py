@@ -283,6 +283,35 @@ def percent(place: str) -> float:
     return float(place.removesuffix("%"))
 
 
+def test_every_quantized_weight_has_its_scales_and_errors_shown(
+    page: Callable[[str], Page], evidence: Callable[[str], Evidence]
+) -> None:
+    found = page("two layers")
+    quantized = [it for it in evidence("two layers").weights.modules if it.action == "quantize"]
+    assert len(quantized) == 14
+    for caption, distributions in (
+        ("Relative error by weight", [it.relative_error for it in quantized]),
+        ("Scales by weight", [it.scales for it in quantized]),
+    ):
+        rows = found.table(caption)[1:]
+        assert [row[0] for row in rows] == [it.tensor for it in quantized]
+        assert [row[1].replace(" ", "") for row in rows] == [str(it.count) for it in distributions if it is not None]
+    bars = [it for it in found.all("rect") if it.attributes["class"] == "bar"]
+    drawn = [
+        count for it in quantized for both in (it.relative_error, it.scales) for count in (both.counts if both else [])
+    ]
+    assert len(bars) == sum(count > 0 for count in drawn)
+
+
+def test_whether_it_was_measured_on_the_hardware_it_is_for_is_said(made_bundle: Bundle) -> None:
+    usual = Evidence.read(made_bundle("pass"))
+    there = {"arch": "x86_64, gfx950", "recorded_with": usual.parity.provenance.recorded_with | {"arch": "gfx950"}}
+    provenance = usual.parity.provenance.model_copy(update=there)
+    changed = evidence_of(usual.directory, parity=usual.parity.model_copy(update={"provenance": provenance}))
+    for evidence, said in ((usual, "not measured (gfx950)"), (changed, "all of it was measured there")):
+        assert said in Page(html_report(evidence)).all("section", id="measured")[0].text
+
+
 def test_bytes_by_part_and_by_dtype_add_up_to_the_files(
     page: Callable[[str], Page], evidence: Callable[[str], Evidence]
 ) -> None:
