@@ -35,8 +35,8 @@ NARROW = {
     "throughput": ("errors", "progress", "documents", "serving", "throughput"),
     "worth": ("errors", "documents", "worth"),
     "reporting": ("errors", "documents", "reporting"),  # says what the document says, and can know no more
-    # Collects and checks evidence, and measures no drafts: of parity it knows the judging and the explaining, of serving
-    # the recipes, which are data.
+    # Collects and checks evidence, and measures no drafts: of parity it knows the judging and the explaining, and of
+    # serving the recipes, which are data.
     "release": (
         "errors",
         "progress",
