@@ -1,11 +1,5 @@
 """TargetTrace: what a target did with a set of prompts, on disk, memory-mapped.
 
-    TRACE/
-    ├── trace.json               appears last: without it the directory is no trace
-    ├── shard-….safetensors      a batch of prompts: token_ids, log_probs, top2_margin, states
-    ├── …
-    └── rows-….safetensors       what the target lends to a draft that lacks it: embedding rows, head
-
 Alignment: row t of a prompt's states is the state after the target consumed token t; aux id i is the residual stream
 after i layers (`hidden_states[i]` of transformers); layers lie side by side in ascending order. The last token was
 never consumed, so n tokens have n - 1 rows.
@@ -13,7 +7,6 @@ never consumed, so n tokens have n - 1 rows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,27 +15,29 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from quark_eagle.checkpoint.layout import Eagle3Layout
-from quark_eagle.checkpoint.reader import Checkpoint, read_header
+from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.documents.anchor import ANCHOR_NAME, Anchor
-from quark_eagle.errors import CheckpointError, StorageError, TraceError, TraceMismatchError, findings
+from quark_eagle.errors import TraceError, TraceMismatchError, findings
 from quark_eagle.trace.fit import mismatches
 from quark_eagle.trace.served_rounds import ServedRounds
 from quark_eagle.trace.states import check_states
-from quark_eagle.trace.trace_document import (
-    Sampling,
-    StatesId,
-    TargetId,
-    TraceDocument,
-    TracedPromptInfo,
+from quark_eagle.trace.trace_document import Sampling, StatesId, TargetId, TraceDocument, TracedPromptInfo
+from quark_eagle.trace.trace_files import (
+    RECORDING_NAME,
+    ROWS_NAME,
+    TRACE_NAME,
+    document_path,
+    holds_rows,
+    mapped,
+    problems_of,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TRACE_NAME = "trace.json"
+__all__ = ["DEFAULT_K", "RECORDING_NAME", "ROWS_NAME", "TRACE_NAME", "TargetRows", "TargetTrace", "TracedPrompt"]
+
 DEFAULT_K = 3
-RECORDING_NAME = "recording.json"
-ROWS_NAME = "rows.safetensors"  # or rows-<recording>.safetensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +99,9 @@ class TargetTrace:
             StorageError: a file may not be read.
         """
         directory = Path(path)
-        document = TraceDocument.read(_document_path(directory))
+        document = TraceDocument.read(document_path(directory))
         problems = [
-            problem for shard in document.shards for problem in _check_file(directory / shard.file, shard.size_bytes)
+            problem for shard in document.shards for problem in problems_of(directory / shard.file, shard.size_bytes)
         ]
         if problems:
             raise TraceError(
@@ -189,8 +184,8 @@ class TargetTrace:
         """What the target lends; read from the file when first asked for."""
         tensors: dict[str, Tensor] = {}
         for shard in self.document.shards:
-            if _holds_rows(shard.file):
-                tensors |= _mapped(self.directory / shard.file)
+            if holds_rows(shard.file):
+                tensors |= mapped(self.directory / shard.file)
         return TargetRows(
             embed_ids=tensors.get("embed_ids"), embed_rows=tensors.get("embed_rows"), lm_head=tensors.get("lm_head")
         )
@@ -231,9 +226,9 @@ class TargetTrace:
     @cached_property
     def _shards(self) -> Mapping[str, Mapping[str, Tensor]]:
         return {
-            shard.file: _mapped(self.directory / shard.file)
+            shard.file: mapped(self.directory / shard.file)
             for shard in self.document.shards
-            if not _holds_rows(shard.file)
+            if not holds_rows(shard.file)
         }
 
     def require_fits(self, layout: Eagle3Layout, checkpoint: Checkpoint | None = None) -> None:
@@ -274,53 +269,3 @@ class TargetTrace:
             "projection: the trace holds what another fc made of the states (wanted fc "
             f"{self.states.projection[:12]}…, found {found[:12]}…); record it without --project to use it with any fc."
         ]
-
-
-def _document_path(directory: Path) -> Path:
-    path = directory / TRACE_NAME
-    if path.is_file():
-        return path
-    if (directory / RECORDING_NAME).is_file():
-        done, total = recording_state(directory)
-        raise TraceError(
-            f"{directory}: is an unfinished trace ({done} of {total} shards recorded), but a finished one was needed. "
-            "Run the same `quark-eagle trace` command again: it continues where it stopped."
-        )
-    found = "a directory without trace.json" if directory.is_dir() else "a file" if directory.exists() else "nothing"
-    raise TraceError(f"{directory}: found {found}, but a trace was needed. Record one with `quark-eagle trace`.")
-
-
-def _holds_rows(file: str) -> bool:
-    return file.startswith("rows")
-
-
-def recording_state(directory: Path) -> tuple[int, int]:
-    """(shards recorded, shards in all) of an unfinished trace; (0, 0) if its plan cannot be read."""
-    try:
-        found = json.loads((directory / RECORDING_NAME).read_text(encoding="utf-8"))
-        return len(list(directory.glob(f"shard-{found['recording']}-*.safetensors"))), int(found["num_shards"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0, 0
-
-
-def _check_file(path: Path, size_bytes: int) -> list[str]:
-    """Whether a file is there, has its length and a sound header."""
-    if not path.is_file():
-        return [f"{path.name} is missing."]
-    if path.stat().st_size != size_bytes:
-        return [f"{path.name} has {path.stat().st_size} bytes, but trace.json says {size_bytes}."]
-    try:
-        read_header(path)
-    except CheckpointError as error:
-        return [str(error)]
-    except PermissionError as error:
-        raise StorageError(f"{path}: may not be read ({error.strerror}). Check its permissions.") from error
-    return []
-
-
-def _mapped(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file, mapped into memory."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

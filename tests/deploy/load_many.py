@@ -14,40 +14,47 @@ import tempfile
 from typing import Any
 
 
-def load(draft: str, target: str) -> dict[str, Any]:
-    """One draft beside one target, whose weights are never made; what was recorded, and why it was refused."""
-    import vllm
-    from record import recording
+def built(draft: str, target: str, dtype: str = "bfloat16") -> tuple[Any, Any]:
+    """(configuration, module) of one draft beside one target, whose weights are never made."""
     from vllm.config import set_current_vllm_config
     from vllm.config.load import LoadConfig
     from vllm.engine.arg_utils import EngineArgs
     from vllm.model_executor.model_loader import get_model
 
+    config = EngineArgs(
+        model=target,
+        dtype=dtype,
+        load_format="dummy",
+        skip_tokenizer_init=True,
+        enforce_eager=True,
+        max_model_len=128,
+        max_num_seqs=1,
+        speculative_config={
+            "method": "eagle3",
+            "model": draft,
+            "num_speculative_tokens": 1,
+            "draft_load_config": LoadConfig(load_format="safetensors"),
+        },
+    ).create_engine_config()
+    speculative = config.speculative_config
+    with set_current_vllm_config(config):
+        module = get_model(
+            vllm_config=config,
+            model_config=speculative.draft_model_config,
+            load_config=speculative.draft_load_config,
+        )
+    return config, module
+
+
+def load(draft: str, target: str) -> dict[str, Any]:
+    """What was recorded of one load, and why it was refused."""
+    import vllm
+    from record import recording
+
     refusal = ""
     with recording(draft) as record:
         try:
-            config = EngineArgs(
-                model=target,
-                dtype="bfloat16",
-                load_format="dummy",
-                skip_tokenizer_init=True,
-                enforce_eager=True,
-                max_model_len=128,
-                max_num_seqs=1,
-                speculative_config={
-                    "method": "eagle3",
-                    "model": draft,
-                    "num_speculative_tokens": 1,
-                    "draft_load_config": LoadConfig(load_format="safetensors"),
-                },
-            ).create_engine_config()
-            with set_current_vllm_config(config):
-                speculative = config.speculative_config
-                get_model(
-                    vllm_config=config,
-                    model_config=speculative.draft_model_config,
-                    load_config=speculative.draft_load_config,
-                )
+            built(draft, target)
         except Exception as error:  # whatever it is, it is the answer
             refusal = f"{type(error).__name__}: {error}"
     return record.to_json() | {"vllm": vllm.__version__, "ready": not refusal, "failure": refusal}

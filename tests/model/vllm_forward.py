@@ -22,34 +22,12 @@ class Engine:
     """One draft as vLLM builds it, with a KV cache for each of its layers."""
 
     def __init__(self, draft: str, target: str, dtype: str) -> None:
+        from load_many import built
         from vllm.config import set_current_vllm_config
-        from vllm.config.load import LoadConfig
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.model_executor.model_loader import get_model
 
-        self.config = EngineArgs(
-            model=target,
-            dtype=dtype,
-            load_format="dummy",
-            skip_tokenizer_init=True,
-            enforce_eager=True,
-            max_model_len=64,
-            max_num_seqs=1,
-            speculative_config={
-                "method": "eagle3",
-                "model": draft,
-                "num_speculative_tokens": 1,
-                "draft_load_config": LoadConfig(load_format="safetensors"),
-            },
-        ).create_engine_config()
-        speculative = self.config.speculative_config
+        self.config, self.model = built(draft, target, dtype)
+        self.layers = dict(self.config.compilation_config.static_forward_context)
         with set_current_vllm_config(self.config):
-            self.model = get_model(
-                vllm_config=self.config,
-                model_config=speculative.draft_model_config,
-                load_config=speculative.draft_load_config,
-            )
-            self.layers = dict(self.config.compilation_config.static_forward_context)
             self.builders = {name: self._builder(name, layer) for name, layer in self.layers.items()}
 
     def _builder(self, name: str, layer: Any) -> Any:
