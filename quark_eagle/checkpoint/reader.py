@@ -211,7 +211,8 @@ def _shards_of_index(directory: Path) -> tuple[tuple[str, ...], str, Mapping[str
         raise CheckpointError(
             f"{where}: names {', '.join(foreign)}, but shards lie beside the index. Do not trust this checkpoint."
         )
-    missing = [shard for shard in shards if not (directory / shard).is_file()]
+    there = {path.name for path in directory.iterdir()}
+    missing = [shard for shard in shards if shard not in there or not (directory / shard).is_file()]
     if missing:
         counts = (
             f"{shard} ({sum(s == shard for s in weight_map.values())} tensors) is not there." for shard in missing

@@ -39,7 +39,8 @@ _MEANINGS = {
     ExitCode.USAGE: "wrong usage: an option, a pattern, an output that exists",
     ExitCode.NO: "the answer is no: `verify` found it broken, `doctor` that it will not do here, `trace` that replay "
     "is not what was served, `export-onnx` that its files compute something else, `compare-schemes` that no scheme is "
-    "usable, `release` that something speaks against it, or `gate` or `quantize` a loss beyond the margin",
+    "usable, `release` that something speaks against it, `verify-release` that a bundle is not as it was released, or "
+    "`gate` or `quantize` a loss beyond the margin",
     ExitCode.INCONCLUSIVE: "inconclusive: too little was measured to decide, and it says how many prompts would; or "
     "`verify --engine` asked a device that cannot run the scheme",
     ExitCode.FAILED: "could not be evaluated: unusable input, a dead baseline, an engine that dies, a full disk",

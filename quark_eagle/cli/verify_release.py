@@ -68,6 +68,9 @@ def verify_release(
     Example: quark-eagle verify-release draft-fp8 --public-key signer.pem --source draft
     """
     from quark_eagle.cli import render, verify_release_output
+    from quark_eagle.release.extra import require_extra
+
+    require_extra()  # what follows imports it
     from quark_eagle.release.checking import Asked
     from quark_eagle.release.verify_release import verify_release as check
 

@@ -41,7 +41,7 @@ def _answer(made: ReleaseCheck) -> str:
         return f"{said}\nThat nobody made all of it anew only its signature shows: {_again(made)} --public-key PEM"
     if not any(check.name == "source" for check in made.checks):
         return f"{said}\nNext, compare it with its BF16 draft: {_again(made)} --source DRAFT"
-    return f"{said}\nNext, serve it: quark-eagle recipe TARGET --draft {shlex.quote(made.bundle)}"
+    return f"{said}\nNext, serve it: quark-eagle recipe TARGET {shlex.quote(made.bundle)}"
 
 
 def _again(made: ReleaseCheck) -> str:

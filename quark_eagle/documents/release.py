@@ -5,10 +5,11 @@ Neither holds a path, a host or a time of day: the same inputs write the same by
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from quark_eagle.documents.base import Document, Sha256, read_document
 
@@ -20,7 +21,14 @@ RepoId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$"
 _NAME = r"^[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)?$"
 """One name or ``owner/name``; never a path."""
 Name = Annotated[str, Field(pattern=_NAME, max_length=128)]
-Date = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+
+
+def _on_the_calendar(day: str) -> str:
+    date.fromisoformat(day)
+    return day
+
+
+Date = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_on_the_calendar)]
 
 
 class DraftIdentity(Document):

@@ -41,6 +41,7 @@ TRACE = "trace"
 CALIBRATION = "calibration-prompts"
 _NAMESPACE = uuid5(NAMESPACE_URL, "urn:quark-eagle:bom")
 _QUANTIZED_WITH = ("quark-eagle", "amd-quark", "torch", "safetensors")  # packages on PyPI; the record names Python too
+_LONGEST_VERSION = 1024  # of CycloneDX 1.6
 _SHOWN_PROBLEMS = 10
 
 
@@ -121,7 +122,7 @@ def _base_model(evidence: Evidence) -> Component:
         type=ComponentType.MACHINE_LEARNING_MODEL,
         bom_ref="base-model",
         name=release.base_model,
-        version=release.base_model_revision,
+        version=(release.base_model_revision or "")[:_LONGEST_VERSION] or None,
         purl=_hub(release.base_model_id, release.base_model_revision),
         properties=_identity(release.bound_to.baseline),
     )
@@ -219,7 +220,7 @@ def _package(name: str, version: str, *, prefix: str) -> Component:
         type=ComponentType.LIBRARY,
         bom_ref=f"{prefix}:{name}",
         name=name,
-        version=version,
+        version=version[:_LONGEST_VERSION],
         scope=ComponentScope.EXCLUDED,
         purl=PackageURL(type="pypi", name=name, version=version),
     )

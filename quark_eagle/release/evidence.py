@@ -156,14 +156,25 @@ def read_record(path: Path) -> Mapping[str, Any]:
     decisions = record["plan"].get("decisions")
     if not isinstance(decisions, list) or not all(_is_decision(it) for it in decisions):
         raise QuarkEagleError(f"{path}: its plan has no decision for each tensor. Restore it as it was written.")
+    plan = record["plan"]
+    texts = {"plan.keep": plan.get("keep"), "command_line": record.get("command_line", [])}
+    problems = [f"{name} is no list of strings." for name, found in texts.items() if not _is_texts(found)]
+    if not isinstance(plan.get("scheme"), str) or not isinstance(plan.get("quantize_fc"), bool):
+        problems.append("plan has no scheme, or does not say whether fc is quantized.")
     if not _names_a_calibration(record.get("activation_scales")):
-        raise QuarkEagleError(f"{path}: its activation_scales name no calibration. Restore it as it was written.")
+        problems.append("activation_scales name no calibration.")
+    if problems:
+        raise QuarkEagleError(findings(str(path), problems, "Restore it as `quark-eagle quantize` wrote it."))
     return record
 
 
 def _is_decision(entry: Any) -> bool:
     told = isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("tensor", "action", "reason"))
     return told and entry["action"] in ("quantize", "keep")
+
+
+def _is_texts(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(it, str) for it in found)
 
 
 def _names_a_calibration(scales: Any) -> bool:

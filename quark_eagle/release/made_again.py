@@ -24,7 +24,6 @@ from quark_eagle.documents.weights import WeightStatistics
 from quark_eagle.progress import SILENT, Progress
 from quark_eagle.release import contents
 from quark_eagle.release.binding import Mismatch, bound_to, unbound
-from quark_eagle.release.checksums import shown
 from quark_eagle.release.environment import environment, released_with
 from quark_eagle.release.evidence import Evidence, as_json
 from quark_eagle.release.examining import Leave, examine
@@ -44,9 +43,7 @@ def other_writers(evidence: Evidence) -> list[str]:
     """What is installed here in another version than where the bundle was made, and may word things otherwise."""
     here, there = released_with(), evidence.release.versions
     return [
-        f"{name} {shown(there.get(name, 'unknown'))}, here {here[name]}"
-        for name in _WRITERS
-        if there.get(name) != here[name]
+        f"{name} {there.get(name, 'unknown')}, here {here[name]}" for name in _WRITERS if there.get(name) != here[name]
     ]
 
 
@@ -173,4 +170,4 @@ def _line(content: bytes | None) -> str:
 
 
 def _said(mismatches: list[Mismatch]) -> list[str]:
-    return [shown(str(mismatch)) for mismatch in mismatches]
+    return [str(mismatch) for mismatch in mismatches]

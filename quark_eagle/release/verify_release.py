@@ -88,14 +88,14 @@ def _check(name: Name, opened: Opened) -> Check:
     try:
         answer = CHECKS[name](opened)
     except LeftOpenError as left:
-        return Check(name=name, status="not checked", asked=left.asked, says=str(left), differences=[])
+        return Check(name=name, status="not checked", asked=left.asked, says=shown(str(left)), differences=[])
     except StorageError as error:
         return Check(name=name, status="not checked", asked=True, says=shown(str(error)), differences=[])
     except QuarkEagleError as error:
         differences = [shown(str(error).replace(f"{opened.directory}/", "").replace("\n", " "))]
     else:
-        differences = answer.differences
+        differences = [shown(difference) for difference in answer.differences]
         if not differences:
-            return Check(name=name, status="ok", asked=True, says=answer.holds, differences=[])
+            return Check(name=name, status="ok", asked=True, says=shown(answer.holds), differences=[])
     number = f"{len(differences)} difference{'s' if len(differences) != 1 else ''}."
     return Check(name=name, status="not ok", asked=True, says=number, differences=differences)

@@ -46,7 +46,7 @@ def test_a_good_bundle_exits_with_0_and_says_what_held(released: Path, given: Gi
     assert result.exit_code == 0, result.output
     assert f"Every file was signed by the key {key_of(released)}." in result.stdout
     assert "AS RELEASED: 11 checks hold." in result.stdout
-    assert f"Next, serve it: quark-eagle recipe TARGET --draft {released}" in result.stdout
+    assert f"Next, serve it: quark-eagle recipe TARGET {released}" in result.stdout
     assert "Warning: it was released with a rule set aside: Not measured on gfx950" in result.stderr
 
 
