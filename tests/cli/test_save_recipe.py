@@ -36,9 +36,9 @@ def here(tmp_path: Path, tiny_draft: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def saved(*arguments: str) -> dict[str, Step]:
-    """The steps of the recipe that a dry run of a command writes."""
-    finished = CliRunner().invoke(app, [*arguments, "--save-recipe", "job.toml"])
-    assert finished.exit_code == 0, finished.stderr
+    """The steps of the recipe that a command writes, whose arguments are parsed and which is not run."""
+    name, *rest = arguments
+    save_recipe(command(name).make_context(name, rest), Path("job.toml"))
     return {step.name: step for step in steps(read_recipe(Path("job.toml")))}
 
 
@@ -61,7 +61,7 @@ def understood(name: str, arguments: list[str]) -> dict[str, Any]:
 )
 def test_the_recipe_of_quantize_is_that_very_command(here: Path, options: str) -> None:
     given = ["draft", "--output", "out/fp8", *options.split()]
-    table = saved("quantize", *given, "--dry-run")
+    table = saved("quantize", *given)
     assert "trace" not in table
     wanted, found = understood("quantize", given), understood("quantize", list(table["quantize"].arguments[1:]))
     assert {key: value for key, value in found.items() if key not in STEPWISE} == {
@@ -70,7 +70,7 @@ def test_the_recipe_of_quantize_is_that_very_command(here: Path, options: str) -
 
 
 def test_what_quantize_records_by_itself_are_steps_into_the_same_places(here: Path) -> None:
-    line = "quantize draft --output out/fp8 --scheme fp8 --target target --limit 32 --dry-run"
+    line = "quantize draft --output out/fp8 --scheme fp8 --target target --limit 32"
     table = saved(*line.split())
     assert list(table) == ["trace", "calibration-trace", "quantize", "verify", "gate"]
     assert table["trace"].writes == ("out/fp8.trace",)
@@ -82,7 +82,7 @@ def test_what_quantize_records_by_itself_are_steps_into_the_same_places(here: Pa
 
 def test_a_job_that_serves_says_how_its_recipe_differs(here: Path) -> None:
     line = "quantize draft --output fp8 --target target --engine vllm --gpu mi355x --tensor-parallel-size 4"
-    table = saved(*line.split(), "--vllm-option=--max-num-seqs=8", "--blocks", "4", "--dry-run")
+    table = saved(*line.split(), "--vllm-option=--max-num-seqs=8", "--blocks", "4")
     assert list(table) == ["trace", "quantize", "verify", "parity", "gate"]
     for name in ("trace", "parity"):
         assert "--gpu mi355x --tensor-parallel-size 4 --vllm-option --max-num-seqs=8" in table[name].command
@@ -117,13 +117,11 @@ def test_a_recipe_that_exists_is_not_replaced(here: Path) -> None:
     ],
 )
 def test_the_recipe_of_release_is_that_very_command(here: Path, options: str) -> None:
-    """Its arguments are parsed and written without the release itself, which takes real evidence."""
     for name in ("parity.json", "verdict.json", "a.json", "b.json", "k.pem"):
         (here / name).touch()
     (here / "fp8").mkdir()
     given = ["fp8", "--output", "bundle", *options.split()]
-    save_recipe(command("release").make_context("release", list(given)), here / "job.toml")
-    table = {step.name: step for step in steps(read_recipe(here / "job.toml"))}
+    table = saved("release", *given)
     assert list(table) == ["release", "verify-release"]
     assert understood("release", list(table["release"].arguments[1:])) == understood("release", given)
 
@@ -132,6 +130,5 @@ def test_release_takes_what_lies_beside_its_draft_by_name(here: Path) -> None:
     for name in ("fp8.parity.json", "fp8.served.parity.json", "fp8.verdict.json"):
         (here / name).touch()
     (here / "fp8").mkdir()
-    save_recipe(command("release").make_context("release", ["fp8", "--output", "bundle"]), here / "job.toml")
-    line = steps(read_recipe(here / "job.toml"))[0].command
+    line = saved("release", "fp8", "--output", "bundle")["release"].command
     assert "--evidence fp8.parity.json --evidence fp8.served.parity.json --verdict fp8.verdict.json" in line
