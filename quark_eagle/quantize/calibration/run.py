@@ -156,8 +156,9 @@ class CalibrationRun:
         trace.require_fits(layout, checkpoint)
         if options.kv_cache_scales and layout.family is DraftFamily.DEEPSEEK_MLA:
             raise UsageError(
-                "--kv-cache-scales: the draft has MLA attention, for whose cache vLLM reads no scales under Quark. "
-                "Leave it out."
+                "--kv-cache-scales: the draft has MLA attention, for which vLLM loads no scales, in Quark's format or "
+                "in compressed-tensors' (only `Attention` is given a method for it, not `MLAAttention`): an FP8 "
+                "cache of latents has scale 1. Leave it out."
             )
         needed = plan.quantized if plan.scheme.needs_calibration else ()
         linears = [module_of(layout.slots[name].canonical) for name in needed]
