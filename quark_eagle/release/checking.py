@@ -223,6 +223,11 @@ def _record(bundle: Opened) -> Answer:
 
 
 def _prose(bundle: Opened) -> Answer:
+    config, report = bundle.files.files.get(CONFIG_NAME), bundle.engine_if_known if bundle.said else None
+    if config != Manifest.from_json(bundle.said.record["output"]).files.get(CONFIG_NAME):
+        raise LeftOpenError(f"It is not made again: {CONFIG_NAME}, which it speaks of, is another.")
+    if report is None or report.errors:
+        raise LeftOpenError("It is not made again: no engine runs what lies there, so it would speak of nothing.")
     found = made_again.prose(bundle.said)
     if found and (others := made_again.other_writers(bundle.said)):
         raise LeftOpenError(f"It is worded by other versions ({'; '.join(others)}): only its hashes are checked.")
