@@ -42,7 +42,7 @@ def worth(
         f"({after / before - 1:+.1%}), of which the LM head is {head:.0%}"
     )
     gains = (
-        f"By {source} that gains {_range(gain)}, gone when τ falls by {_range(losses)}; a margin of {margin:.2%} is "
+        f"By {source}, that gains {_range(gain)}, gone when τ falls by {_range(losses)}; a margin of {margin:.2%} is "
         f"{'at most' if half else 'more than'} half of {'it' if gain[0] == gain[1] else 'the least of it'}."
     )
     return Worth(

@@ -115,9 +115,7 @@ def _about_cache(scales: ActivationScales, layout: Eagle3Layout) -> list[str]:
     if not scales.of_the_cache:
         return []
     if layout.family is DraftFamily.DEEPSEEK_MLA:
-        return [
-            "the KV cache of an MLA draft has some, but vLLM builds no parameter for them under Quark (MLAAttention)."
-        ]
+        return ["the KV cache of an MLA draft has some, but no vLLM has a parameter for them (MLAAttention)."]
     layers = range(layout.geometry.num_layers)
     problems = []
     for part, found in (("keys", scales.keys), ("values", scales.values)):

@@ -18,6 +18,7 @@ from quark_eagle.progress import Progress
 from quark_eagle.release import bom, checksums, contents, made_again, sane_json, signature_check
 from quark_eagle.release.binding import TRACE_NAME, unlike_source, unlike_trace
 from quark_eagle.release.evidence import Evidence
+from quark_eagle.release.rejudging import is_worded_elsewhere
 from quark_eagle.release.signature_check import Trusted, trusting
 
 
@@ -197,8 +198,9 @@ def _engine(bundle: Opened) -> Answer:
 def _verdict(bundle: Opened) -> Answer:
     evidence = bundle.said
     outcome, number = evidence.verdict.outcome, len(evidence.parity.prompts)
+    worded = "; another version worded it" if is_worded_elsewhere(evidence.verdict) else ""
     return Answer(
-        holds=f"The verdict ({outcome}) follows from the counts of {number} prompts.",
+        holds=f"The verdict ({outcome}) follows from the counts of {number} prompts{worded}.",
         differences=made_again.verdict(evidence, bundle.engine_if_known),
     )
 

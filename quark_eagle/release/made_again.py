@@ -137,8 +137,9 @@ def record(evidence: Evidence, report: VerifyReport | None) -> list[str]:
     leave = Leave(required_arch=evidence.release.required_arch, publish_anyway=True)
     # What speaks against the weights themselves is told by the checks of the binding, the verdict and the engine.
     examined = examine(evidence, [], replace(report, findings=()), leave)
-    overrides = (list(examined.overrides), evidence.release.overrides)
-    found += unlike(contents.RELEASE, *(dict(leaves({"overrides": it})) for it in overrides), source="the evidence")
+    wanted = dict(leaves({"overrides": list(examined.overrides)}))
+    said = dict(leaves({"overrides": evidence.release.overrides}))
+    found += unlike(contents.RELEASE, wanted, said, source="the evidence")
     return _said(found) + examined.sentences()
 
 

@@ -1,7 +1,8 @@
 """Rejudging: the verdict, worked out again from the counts that lie beside it, by the rules that it names itself.
 
 A verdict is a function of a measurement and of rules, so a number in it that the counts do not give was changed. Every
-field of the judgement is compared, and the sentences too, for they are what people read.
+field of the judgement is compared, and the sentences too, for they are what people read: unless another version of
+quark-eagle reached the verdict, which may have worded it otherwise.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from quark_eagle import __version__
 from quark_eagle.checked import bears_out
 from quark_eagle.documents.parity import ParityReport
 from quark_eagle.documents.verdict import STATED, Verdict
@@ -25,6 +27,7 @@ from quark_eagle.worth import worth
 
 # Not of the judgement: when and by whom it was made, and what it stands on, which `binding` compares.
 _NOT_JUDGED = frozenset({"created", "command_line", "versions", "evidence", "worth"})
+_SENTENCES = ("reason", "note", "sentence", "source", "method")  # and causes: what another version may word otherwise
 _TOLERANCE = 1e-9  # relative: another machine's libraries may round a last digit otherwise
 
 
@@ -69,8 +72,18 @@ def misjudged(given: Given, misread: Sequence[str] = ()) -> list[Mismatch]:
     wanted, said = _judgement(again), _judgement(given.verdict)
     if given.verdict.difference is not None and given.verdict.difference.degrees_of_freedom is None:
         wanted = _without_degrees_of_freedom(wanted)  # verdicts of earlier releases did not name them
-    found += unlike(contents.VERDICT, wanted, said)
-    return [*found, *_other_worth(given)]
+    found += [*unlike(contents.VERDICT, wanted, said), *_other_worth(given)]
+    return [it for it in found if not (is_worded_elsewhere(given.verdict) and _is_sentence(it))]
+
+
+def is_worded_elsewhere(verdict: Verdict) -> bool:
+    """Whether another version of quark-eagle reached it: its numbers are compared, its sentences are its own."""
+    return verdict.versions.get("quark_eagle") != __version__
+
+
+def _is_sentence(mismatch: Mismatch) -> bool:
+    path = mismatch.what.split(".")
+    return mismatch.where == contents.VERDICT and (path[-1] in _SENTENCES or path[0] == "causes")
 
 
 def contradicted(given: Given) -> str | None:

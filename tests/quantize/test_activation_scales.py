@@ -108,7 +108,7 @@ def test_a_dynamic_scheme_takes_scales_of_the_cache_only(tmp_path: Path, stand_i
 
 def test_an_mla_draft_has_no_cache_scales(tmp_path: Path, stand_in: StandIn) -> None:
     source = write_tiny_draft(tmp_path / "bf16", family=DraftFamily.DEEPSEEK_MLA)
-    with pytest.raises(QuantizationError, match="the KV cache of an MLA draft has some, but vLLM builds no parameter"):
+    with pytest.raises(QuantizationError, match="the KV cache of an MLA draft has some, but no vLLM has a parameter"):
         quantize(
             source, tmp_path / "fp8", activation_scales=ActivationScales(inputs={}, keys={0: 1.0}, values={0: 1.0})
         )

@@ -52,6 +52,25 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
+def reword(content: dict[str, Any]) -> None:
+    content["reason"] = "Said in another way."
+    content["worth"]["sentence"] = "Worth something."
+    content["causes"].append("The moon.")
+
+
+def test_sentences_are_compared_where_this_version_worded_them(given: Given) -> None:
+    assert about(misjudged(edited(given, contents.VERDICT, reword))) == {"reason", "worth.sentence", "causes.0"}
+
+
+def test_another_versions_sentences_are_its_own_but_its_numbers_are_the_counts(given: Given) -> None:
+    def by_another(content: dict[str, Any]) -> None:
+        reword(content)
+        content["versions"]["quark_eagle"] = "0.0.1"
+        content["difference"]["estimate"] += 0.001
+
+    assert about(misjudged(edited(given, contents.VERDICT, by_another))) == {"difference.estimate"}
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_whatever_the_rules_the_verdict_names_them_all(given: Given, name: str) -> None:
     again = measured_again(given, report(SHORT), **RULES[name])

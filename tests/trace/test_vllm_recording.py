@@ -163,8 +163,10 @@ def test_a_killed_engine_is_told_with_its_log_and_nothing_lives_on(recorded: Rec
 
 def test_the_same_command_continues_after_the_engine_was_killed(recorded: Recorded) -> None:
     first, second = recorded.estimates
-    assert (first.num_done, second.num_done) == (0, 3)
-    assert len(recorded.shards_of_the_first_run) == 1
+    assert first.num_done == 0
+    # Killed after its first shard of three prompts; a busy machine may see a second one written before it dies.
+    assert 0 < second.num_done < len(CONTENTS)
+    assert second.num_done == 3 * len(recorded.shards_of_the_first_run)
     shards = {shard.file: shard.sha256 for shard in recorded.trace.document.shards}
     assert recorded.shards_of_the_first_run.items() <= shards.items()
     assert first.size_bytes >= recorded.trace.size_bytes - 4 * 4096  # an upper bound, headers left out
