@@ -34,8 +34,9 @@ class StepRecord(Document):
     """What is known of a step.
 
     Attributes:
-        key: hash of its command line, this program's version and the content of what it reads.
-        inputs: digest of each path that it reads, as it was before it began.
+        key: hash of its command line and of ``inputs``.
+        inputs: digest of each path that it reads, as it was before it began; and by name the versions of the programs
+            and the variables that it depends on. Of a private key, when it was changed.
         outputs: digest of each path that it writes; "unfinished" while it has not ended.
         ended: whether it has; else it was begun, and what lies at its outputs is its own.
         exit_code: with which it ended: 0, or one after which the job may go on.

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from quark_eagle.documents.base import read_document, write_text
 from quark_eagle.documents.ledger import LEDGER_SCHEMA_VERSION, Ledger, StepRecord
 from quark_eagle.errors import StorageError, UsageError
+from quark_eagle.job.circumstances import circumstances
 from quark_eagle.job.digests import Digests
 from quark_eagle.job.step import Step
 from quark_eagle.progress import SILENT, Progress
@@ -41,13 +42,18 @@ class Books:
     lock: int = -1
 
     def key(self, step: Step) -> tuple[str, dict[str, str]]:
-        """What decides whether a step has to be run: its hash, and the digests of what it reads.
+        """What decides whether a step has to be run: its hash, and what is in it besides the command line, by name.
 
         A Hugging Face id is absent here, and its name is in the arguments: what a branch of it holds today is not
         asked, so a job that shall not depend on that names a revision.
         """
-        inputs = {name: self.digests.of(name) for name in step.reads}
-        content = json.dumps([self.version, list(step.arguments), inputs], sort_keys=True)
+        inputs = {
+            **{name: self.digests.of(name) for name in step.reads},
+            **{name: self.digests.change_of(name) for name in step.secrets},
+            "the version of quark-eagle": self.version,
+            **circumstances(step, self.digests.base),
+        }
+        content = json.dumps([list(step.arguments), inputs], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest(), inputs
 
     def begun(self, step: Step, key: str, inputs: dict[str, str]) -> None:

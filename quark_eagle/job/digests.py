@@ -65,6 +65,20 @@ class Digests:
             raise StorageError(f"{error.filename or path}: could not be read ({error.strerror}).") from error
         return ABSENT
 
+    def change_of(self, name: str) -> str:
+        """When a secret was written last, and its length: of a private key not even a hash is kept.
+
+        Raises:
+            StorageError: it may not be looked at.
+        """
+        try:
+            found = (self.base / name).stat()
+        except FileNotFoundError:
+            return ABSENT
+        except OSError as error:
+            raise StorageError(f"{self.base / name}: could not be looked at ({error.strerror}).") from error
+        return f"{found.st_size} bytes, changed at {found.st_mtime_ns} ns"
+
     def vouched(self, name: str) -> None:
         """Take the hashes of a trace that has just been recorded from its own ``trace.json``."""
         directory = self.base / name

@@ -93,7 +93,7 @@ def decide(step: Step, books: Books) -> Decision:
         return Decision(step=step, action="run", why=why, key=key, inputs=inputs, takes_up=same)
     if not same:
         changed = [name for name, found in inputs.items() if record.inputs.get(name) != found]
-        why = f"{' and '.join(changed)} changed" if changed else "its options changed, or this program"
+        why = f"{' and '.join(changed)} changed" if changed else "its options changed"
         return Decision(step=step, action="run", why=why, key=key, inputs=inputs)
     for name in step.writes:
         found = books.digests.of(name)

@@ -15,6 +15,8 @@ class Step:
         heading: what it is for, as a sentence.
         arguments: after ``quark-eagle``, ``--overwrite`` left out.
         reads: paths of the files and directories whose content decides what it does.
+        secrets: paths of the files whose content is never hashed: when they were changed counts.
+        variables: of the environment, whose values decide it too.
         writes: paths that are there once it has ended well.
         resumes: whether its unfinished output is continued by the same command.
         goes_on_after: exit codes after which the job goes on all the same.
@@ -25,6 +27,8 @@ class Step:
     heading: str
     arguments: tuple[str, ...]
     reads: tuple[str, ...]
+    secrets: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     resumes: bool = False
     goes_on_after: tuple[int, ...] = (0,)

@@ -19,6 +19,7 @@ from quark_eagle.job.step import Step
 
 TOO_LITTLE = "Too little was measured to decide: `quark-eagle plan-prompts {}` says how many prompts would. "
 MORE_PROMPTS = TOO_LITTLE + "Raise prompts.limit."
+DATE_VARIABLE = "SOURCE_DATE_EPOCH"  # the day of a release, as reproducible-builds.org has it
 LOST = "Acceptance was lost beyond the margin: `quark-eagle explain {}` says where. Keep more modules, and run again."
 
 
@@ -340,7 +341,9 @@ def _release(job: _Job) -> Step:
     assert release is not None  # _steps
     verdict = places.verdict if recipe.measures else _path(release.verdict)
     trace = places.trace if recipe.measures or recipe.trace is not None else None
-    key = _path(release.signing_key)
+    key, certificate = _path(release.signing_key), _path(release.signing_certificate)
+    chain = tuple(map(expanded, release.certificate_chain))
+    certificates = _reads(certificate, *chain)
     target = job.target if recipe.given_evidence else None  # one that is recorded here is the evidence's own
     said = options(
         evidence=job.evidence,
@@ -360,8 +363,8 @@ def _release(job: _Job) -> Step:
         margin=recipe.gate.margin if recipe.given_evidence else None,
         signing_key=key,
         signing_password_env=release.signing_password_env,
-        signing_certificate=_path(release.signing_certificate),
-        certificate_chain=tuple(map(expanded, release.certificate_chain)),
+        signing_certificate=certificate,
+        certificate_chain=chain,
         keyless=release.keyless,
     )
     beside = places.calibration if recipe.calibrates else _path(release.calibration)
@@ -369,7 +372,9 @@ def _release(job: _Job) -> Step:
         name="release",
         heading="The draft with its evidence, as it is published",
         arguments=("release", places.fp8, *said),
-        reads=_reads(places.fp8, *job.evidence, verdict, job.draft, target, trace, beside, key),
+        reads=_reads(places.fp8, *job.evidence, verdict, job.draft, target, trace, beside, *certificates),
+        secrets=_reads(key),
+        variables=(DATE_VARIABLE,),
         writes=(places.bundle,),
         next=((3, "The evidence does not allow a release; the message above says what is missing."),),
     )

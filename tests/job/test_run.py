@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from quark_eagle.errors import EngineError, UsageError
+from quark_eagle.job import circumstances
 from quark_eagle.job.run import foretold, refuse_unknown
 from tests.job.world import World
 
@@ -209,3 +211,61 @@ def test_the_ledger_is_written_whole(world: World) -> None:
     (path,) = world.directory.rglob("*.ledger.json")
     assert path.name == "job.ledger.json"
     assert set(json.loads(path.read_text())["steps"]) == set(ALL)
+
+
+def certified(world: World) -> None:
+    world.change('public_key = "key.pub.pem"', 'signing_certificate = "own.pem"\ncertificate_chain = ["root.pem"]')
+    for name in ("own.pem", "root.pem"):
+        (world.directory / name).write_text(name)
+    assert world.ran() == ["release", "verify-release"]
+
+
+@pytest.mark.parametrize("file", ["own.pem", "root.pem"])
+def test_another_certificate_makes_another_release(world: World, file: str) -> None:
+    certified(world)
+    (world.directory / file).write_text("of another day")
+    assert world.ran() == ["release", "verify-release"]
+
+
+def test_another_date_makes_another_release(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
+    (release,) = [it for it in world.run() if it.status == "run"]
+    assert release.step.name == "release"
+    assert release.why == "the environment's SOURCE_DATE_EPOCH changed"
+
+
+def test_another_version_of_what_does_the_work_runs_its_steps_and_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = circumstances.metadata.version
+    monkeypatch.setattr(circumstances.metadata, "version", lambda name: "0" if name == "amd-quark" else known(name))
+    (quantize,) = [it for it in world.run() if it.status == "run"]
+    assert quantize.step.name == "quantize"
+    assert quantize.why == "the version of amd-quark changed"
+
+
+def test_an_edited_checkout_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circumstances, "own_code", lambda: "edited")
+    done = world.run()
+    assert {it.status for it in done} == {"run"}
+    assert done[0].why == "quark-eagle's own code changed"
+
+
+def test_another_vllm_in_the_named_environment_is_noticed_and_not_run(tmp_path: Path) -> None:
+    packages = tmp_path / "venv" / "lib" / "python3.12" / "site-packages"
+    (packages / "vllm-0.1.dist-info").mkdir(parents=True)
+    (tmp_path / "venv" / "bin").mkdir()
+    (tmp_path / "venv" / "bin" / "python").write_text("nothing that runs")
+    engine = '[engine]\nname = "vllm"\npython = "venv/bin/python"\n'
+    world = World.made(tmp_path, f'draft = "draft"\ntarget = "target"\n{engine}')
+    world.run()
+    assert world.ran() == []
+    (packages / "vllm-0.1.dist-info").rename(packages / "vllm-0.2.dist-info")
+    trace = world.run()[0]
+    assert (trace.status, trace.why) == ("run", "vLLM of venv/bin/python changed")
+
+
+def test_of_a_private_key_not_even_a_hash_is_kept(world: World) -> None:
+    (path,) = world.directory.rglob("*.ledger.json")
+    assert hashlib.sha256((world.directory / "key.pem").read_bytes()).hexdigest() not in path.read_text()
+    assert "key.pem" not in json.loads(path.read_text())["files"]

@@ -26,7 +26,14 @@ devices = "0,1/2,3"
 trust_remote_code = true
 [release]
 """
+CERTIFIED = JOB.replace(
+    'public_key = "key.pub.pem"', 'signing_certificate = "key.pub.pem"\ncertificate_chain = ["prompts.jsonl"]'
+)
 JOBS = {
+    "signed by a certificate's key": (
+        CERTIFIED,
+        "inspect trace calibration-trace quantize verify gate explain release verify-release",
+    ),
     "whole": (
         JOB,
         "inspect trace calibration-trace quantize verify gate explain release verify-release",
@@ -67,7 +74,7 @@ def test_a_step_depends_on_everything_that_its_command_names(tmp_path: Path, nam
     table = steps(read_recipe(world.recipe))
     files = {path.name for path in world.directory.iterdir()} | {name for step in table for name in step.writes}
     for step in table:
-        assert files & set(step.arguments[1:]) <= {*step.reads, *step.writes}, step.name
+        assert files & set(step.arguments[1:]) <= {*step.reads, *step.secrets, *step.writes}, step.name
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -124,7 +124,7 @@ class World:
     def _content(self, step: Step, said: Sequence[str], directory: Path) -> str:
         """Of arguments and of what is read: real outputs name their command line, too."""
         content = hashlib.sha256(" ".join(said).encode())
-        for name in step.reads:
+        for name in (*step.reads, *step.secrets):
             files = sorted((directory / name).rglob("*.json")) if (directory / name).is_dir() else [directory / name]
             for file in files:
                 content.update(file.read_bytes())
