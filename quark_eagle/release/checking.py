@@ -18,7 +18,6 @@ from quark_eagle.progress import Progress
 from quark_eagle.release import bom, checksums, contents, made_again, sane_json, signature_check
 from quark_eagle.release.binding import TRACE_NAME, unlike_source, unlike_trace
 from quark_eagle.release.evidence import Evidence
-from quark_eagle.release.rejudging import is_worded_elsewhere
 from quark_eagle.release.signature_check import Trusted, trusting
 
 
@@ -68,6 +67,25 @@ class Opened:
             raise TraceError(f"{asked.trace}: holds no {TRACE_NAME}. Point at a trace's directory.")
         self.found = checksums.listing(directory)
         self.has_evidence = False
+
+    @cached_property
+    def signature_problems(self) -> list[str]:
+        """Why nobody who is trusted vouches for every file; empty if somebody does."""
+        assert self.asked.trusted is not None
+        return signature_check.problems(
+            self.directory, self.found, self.asked.trusted, verifier=self.verifier, progress=self.progress
+        )
+
+    def left_open(self, other: str, differences: list[str]) -> LeftOpenError:
+        """What another version worded: not made again here, and so not known to be what it wrote.
+
+        Whoever changes a bundle may name any version. Where a trusted signature held, its signer vouches for the words;
+        elsewhere the question was not answered, and an answer is what was asked for.
+        """
+        is_there = self.asked.trusted is not None and contents.SIGNATURE in self.found.files
+        vouched = is_there and not self.signature_problems
+        how = "whoever signed vouches for it" if vouched else f"install {other} to check it"
+        return LeftOpenError(f"{differences[0]} It cannot be checked here: {how}.", asked=not vouched)
 
     def is_wanted(self, name: Name) -> bool:
         """Whether a check has a place in the table: some are made only where somebody asks."""
@@ -162,10 +180,7 @@ def _signature(bundle: Opened) -> Answer:
         raise LeftOpenError("It has no signature: nobody vouches for it.")
     if not is_there:
         return Answer(holds="", differences=[f"{contents.SIGNATURE} is missing, but {trusted} should have signed."])
-    found = signature_check.problems(
-        bundle.directory, bundle.found, trusted, verifier=bundle.verifier, progress=bundle.progress
-    )
-    return Answer(holds=f"Every file was signed by {trusted}.", differences=found)
+    return Answer(holds=f"Every file was signed by {trusted}.", differences=bundle.signature_problems)
 
 
 def _evidence(bundle: Opened) -> Answer:
@@ -185,10 +200,8 @@ def _engine(bundle: Opened) -> Answer:
     evidence, report = bundle.said, bundle.engine
     found = [f"{finding.subject}: {finding.message}" for finding in report.errors]
     differs = made_again.verification_differs(evidence, report)
-    if differs and not found:
-        _require_same_version(
-            evidence, "its rules may be told otherwise here; by those of here it loads as it was meant"
-        )
+    if differs and not found and (other := _other_version(evidence.release.versions)):
+        raise bundle.left_open(other, differs)
     number = f"{report.num_quantized} of {len(report.modules)} modules in FP8"
     return Answer(
         holds=f"It loads as it was meant by the rules of {report.engine}: {number}.", differences=found + differs
@@ -198,10 +211,12 @@ def _engine(bundle: Opened) -> Answer:
 def _verdict(bundle: Opened) -> Answer:
     evidence = bundle.said
     outcome, number = evidence.verdict.outcome, len(evidence.parity.prompts)
-    worded = "; another version worded it" if is_worded_elsewhere(evidence.verdict) else ""
+    found = made_again.verdict(evidence, bundle.engine_if_known)
+    if found.reworded and not found.differences and (other := _other_version(evidence.verdict.versions)):
+        raise bundle.left_open(other, found.reworded)
     return Answer(
-        holds=f"The verdict ({outcome}) follows from the counts of {number} prompts{worded}.",
-        differences=made_again.verdict(evidence, bundle.engine_if_known),
+        holds=f"The verdict ({outcome}) follows from the counts of {number} prompts.",
+        differences=found.differences + found.reworded,
     )
 
 
@@ -217,11 +232,14 @@ def _weights(bundle: Opened) -> Answer:
 
 def _record(bundle: Opened) -> Answer:
     found = made_again.record(bundle.said, bundle.engine_if_known)
-    if found:
-        _require_same_version(bundle.said, "what was set aside may be told otherwise here")
+    if found.reworded and not found.differences and (other := _other_version(bundle.said.release.versions)):
+        raise bundle.left_open(other, found.reworded)
     aside = len(bundle.said.release.overrides)
     said = f"{aside} rule{'s' if aside != 1 else ''} set aside" if aside else "no rule set aside"
-    return Answer(holds=f"The release says of itself what follows from its evidence: {said}.", differences=found)
+    return Answer(
+        holds=f"The release says of itself what follows from its evidence: {said}.",
+        differences=found.differences + found.reworded,
+    )
 
 
 def _prose(bundle: Opened) -> Answer:
@@ -232,7 +250,7 @@ def _prose(bundle: Opened) -> Answer:
         raise LeftOpenError("It is not made again: no engine runs what lies there, so it would speak of nothing.")
     found = made_again.prose(bundle.said)
     if found and (others := made_again.other_writers(bundle.said)):
-        raise LeftOpenError(f"It is worded by other versions ({'; '.join(others)}): only its hashes are checked.")
+        raise bundle.left_open(", ".join(others), found)
     return Answer(holds=f"{', '.join(contents.RENDERED)} say what the evidence says, byte for byte.", differences=found)
 
 
@@ -267,11 +285,11 @@ def _arch(bundle: Opened) -> Answer:
     return Answer(holds=f"All was measured on {arch}.", differences=elsewhere)
 
 
-def _require_same_version(evidence: Evidence, otherwise: str) -> None:
-    """Raises: LeftOpenError if another version of quark-eagle made the bundle: its words are not ours to compare."""
-    made_by = evidence.release.versions.get("quark_eagle", "unknown")
-    if made_by != __version__:
-        raise LeftOpenError(f"Made by quark-eagle {made_by}, and this is {__version__}: {otherwise}.")
+def _other_version(versions: Mapping[str, str]) -> str | None:
+    """The quark-eagle that a document says wrote it; None if it is this one."""
+    return (
+        made_again.called("quark-eagle", made_by) if (made_by := versions.get("quark_eagle")) != __version__ else None
+    )
 
 
 CHECKS: Mapping[Name, Callable[[Opened], Answer]] = {

@@ -14,13 +14,18 @@ from dataclasses import dataclass
 from quark_eagle.deploy.verify import VerifyReport
 from quark_eagle.documents.verdict import EXIT_CODES
 from quark_eagle.parity.arch import UNKNOWN, measured_elsewhere
+from quark_eagle.release import contents
 from quark_eagle.release.binding import Mismatch
 from quark_eagle.release.evidence import Given
-from quark_eagle.release.rejudging import contradicted
+from quark_eagle.release.rejudging import contradicted, is_sentence
 
 GFX950 = "gfx950"
 ANY_ARCH = "any"
 _NO, _NOTHING_TO_JUDGE_BY, _OPEN = EXIT_CODES["fail"], EXIT_CODES["unusable"], EXIT_CODES["inconclusive"]
+_REWORDED = (
+    f"{contents.VERDICT} is worded otherwise than this version words it, though its numbers are those of the counts "
+    "({}) Judge it again with `quark-eagle gate PARITY --output VERDICT`, and give that."
+)
 _BY_GRAVITY = (_NOTHING_TO_JUDGE_BY, _NO, _OPEN)
 
 
@@ -84,7 +89,9 @@ def examine(given: Given, mismatches: Sequence[Mismatch], verification: VerifyRe
         verification: of the same weights.
         leave: what the releaser sets aside.
     """
-    objections = [Objection(says=str(mismatch), exit_code=_NOTHING_TO_JUDGE_BY) for mismatch in mismatches]
+    is_reworded = bool(mismatches) and all(map(is_sentence, mismatches))
+    says = [_REWORDED.format(mismatches[0])] if is_reworded else [str(mismatch) for mismatch in mismatches]
+    objections = [Objection(says=it, exit_code=_NOTHING_TO_JUDGE_BY) for it in says]
     objections += [
         Objection(says=f"{finding.subject}: {finding.message} No engine serves it as it was meant.", exit_code=_NO)
         for finding in verification.errors
@@ -93,7 +100,7 @@ def examine(given: Given, mismatches: Sequence[Mismatch], verification: VerifyRe
     return Examination(
         objections=(*objections, *(it for it in found if isinstance(it, Objection))),
         overrides=tuple(" ".join(it.split()) for it in found if isinstance(it, str)),
-        is_unbound=bool(mismatches),
+        is_unbound=bool(mismatches) and not is_reworded,
     )
 
 

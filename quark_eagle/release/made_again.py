@@ -12,8 +12,9 @@ whoever changes a number has to change everything that follows from it as well.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from typing import Any
 from quark_eagle.checkpoint.manifest import RECORD_NAME, Manifest
 from quark_eagle.deploy.verify import VerifyReport
 from quark_eagle.documents.weights import WeightStatistics
+from quark_eagle.parity.arch import measured_elsewhere
 from quark_eagle.progress import SILENT, Progress
 from quark_eagle.release import contents
 from quark_eagle.release.binding import Mismatch, bound_to, unbound
 from quark_eagle.release.environment import environment, released_with
 from quark_eagle.release.evidence import Evidence, as_json
-from quark_eagle.release.examining import Leave, examine
-from quark_eagle.release.rejudging import leaves, misjudged, unlike
+from quark_eagle.release.examining import GFX950, Leave, examine
+from quark_eagle.release.rejudging import leaves, rejudged, unlike
 from quark_eagle.release.rendering import RENDERERS
 from quark_eagle.release.verification import verification, verified
 from quark_eagle.release.weight_statistics import measure
@@ -37,14 +39,19 @@ _WRITERS = ("quark_eagle", "huggingface-hub", "cyclonedx-python-lib", "jinja2")
 _MOST_RESAMPLES = 1_000_000  # a hundred times what `gate` takes; more would only keep whoever checks waiting
 _NEEDS_SOURCE = frozenset({"dtype_before", "size_bytes_before", "relative_error", "zeros"})
 _SHOWN = 120
+_VERSION = re.compile(r"\d[0-9A-Za-z.+!-]{0,40}")
 
 
 def other_writers(evidence: Evidence) -> list[str]:
     """What is installed here in another version than where the bundle was made, and may word things otherwise."""
     here, there = released_with(), evidence.release.versions
-    return [
-        f"{name} {there.get(name, 'unknown')}, here {here[name]}" for name in _WRITERS if there.get(name) != here[name]
-    ]
+    return [called(name.replace("_", "-"), there.get(name)) for name in _WRITERS if there.get(name) != here[name]]
+
+
+def called(package: str, version: str | None) -> str:
+    """A package as somebody may install it; a version that is none is not repeated, for anybody may have written it."""
+    is_one = version is not None and _VERSION.fullmatch(version)
+    return f"{package} {version}" if is_one else f"the {package} that made it"
 
 
 def checkpoint_of(files: Manifest) -> Manifest:
@@ -61,12 +68,22 @@ def binding(evidence: Evidence, files: Manifest) -> list[str]:
     return _said([*unbound(evidence, checkpoint_of(files)), *about])
 
 
-def verdict(evidence: Evidence, engine: VerifyReport | None) -> list[str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """What differs, and what differs in words that another version chose, and that cannot be made again here."""
+
+    differences: list[str]
+    reworded: list[str]
+
+
+def verdict(evidence: Evidence, engine: VerifyReport | None) -> Compared:
     """Where the verdict does not follow from the counts, or a summary not from its prompts."""
     difference = evidence.verdict.difference
     if difference is not None and difference.num_resamples > _MOST_RESAMPLES:
-        return [f"{contents.VERDICT} wants {difference.num_resamples} resamples, which no verdict takes."]
-    return _said(misjudged(evidence, [finding.subject for finding in engine.errors] if engine else []))
+        said = f"{contents.VERDICT} wants {difference.num_resamples} resamples, which no verdict takes."
+        return Compared(differences=[said], reworded=[])
+    found = rejudged(evidence, [finding.subject for finding in engine.errors] if engine else [])
+    return Compared(differences=_said(found.mismatches), reworded=_said(found.reworded))
 
 
 def engine(evidence: Evidence, source: Path | None, progress: Progress = SILENT) -> VerifyReport:
@@ -122,8 +139,10 @@ def _statistics(statistics: WeightStatistics, with_errors: bool) -> dict[str, An
     return statistics.model_dump(exclude={"modules"}) | modules
 
 
-def record(evidence: Evidence, report: VerifyReport | None) -> list[str]:
+def record(evidence: Evidence, report: VerifyReport | None) -> Compared:
     """Where a release does not say of itself what follows from its evidence: what was set aside, and with what made.
+
+    That something was set aside is a fact, and missed whatever version is named; how it is told is its version's own.
 
     Args:
         evidence: of the release.
@@ -132,15 +151,28 @@ def record(evidence: Evidence, report: VerifyReport | None) -> list[str]:
     pairs = (environment(evidence, evidence.release.versions), evidence.environment)
     wanted, said = (dict(leaves(it.model_dump())) for it in pairs)
     found = unlike(contents.ENVIRONMENT, wanted, said, source="the evidence")
+    facts = _untold(evidence)
     if report is None:
-        return _said(found)
+        return Compared(differences=facts, reworded=_said(found))
     leave = Leave(required_arch=evidence.release.required_arch, publish_anyway=True)
     # What speaks against the weights themselves is told by the checks of the binding, the verdict and the engine.
     examined = examine(evidence, [], replace(report, findings=()), leave)
     wanted = dict(leaves({"overrides": list(examined.overrides)}))
     said = dict(leaves({"overrides": evidence.release.overrides}))
     found += unlike(contents.RELEASE, wanted, said, source="the evidence")
-    return _said(found) + examined.sentences()
+    return Compared(differences=facts + examined.sentences(), reworded=_said(found))
+
+
+def _untold(evidence: Evidence) -> list[str]:
+    """What was set aside, as the documents themselves show, and no override names."""
+    told, outcome = " ".join(evidence.release.overrides), evidence.verdict.outcome
+    elsewhere = measured_elsewhere(evidence.parity, GFX950)
+    facts = {GFX950: " and ".join(elsewhere), outcome: "" if outcome == "pass" else f"the verdict is {outcome}"}
+    return [
+        f"{contents.RELEASE}, overrides: {fact}, and none says so."
+        for name, fact in facts.items()
+        if fact and name not in told
+    ]
 
 
 def prose(evidence: Evidence) -> list[str]:

@@ -68,11 +68,8 @@ def origin(
     """
     if base_model is not None:
         require_name(base_model, "--base-model")
-    if license is not None and not _LICENSE.fullmatch(license):
-        raise UsageError(
-            f"--license {license!r}: is no licence as the Hugging Face hub names them, but one like apache-2.0 was "
-            "needed. See huggingface.co/docs/hub/repositories-licenses."
-        )
+    if license is not None:
+        require_license(license)
     hub_id, revision = _repository(source, named)
     known, said = (license, "--license") if license is not None else _license(source, output)
     name = base_model.partition("@")[0] if base_model is not None else hub_id or plain_name(report.baseline.name)
@@ -110,6 +107,19 @@ def require_name(name: str, option: str) -> None:
     if not is_hub_id(name) and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
         what = "is a directory here, which nobody else has" if Path(name).exists() else "is no such name"
         raise UsageError(f"{option} {name}: {what}, but a Hugging Face id (owner/name) or a plain name was needed.")
+
+
+def require_license(license: str) -> None:
+    """See that a licence is one of the hub's ids, as far as can be told from its spelling.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not _LICENSE.fullmatch(license):
+        raise UsageError(
+            f"--license {license!r}: is no licence as the Hugging Face hub names them, but one like apache-2.0 was "
+            "needed. See huggingface.co/docs/hub/repositories-licenses."
+        )
 
 
 def require_repo_id(repo_id: str) -> None:

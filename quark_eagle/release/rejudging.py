@@ -1,14 +1,16 @@
 """Rejudging: the verdict, worked out again from the counts that lie beside it, by the rules that it names itself.
 
 A verdict is a function of a measurement and of rules, so a number in it that the counts do not give was changed. Every
-field of the judgement is compared, and the sentences too, for they are what people read: unless another version of
-quark-eagle reached the verdict, which may have worded it otherwise.
+field of the judgement is compared, and the sentences too, for they are what people read. Another version of quark-eagle
+may word the same numbers otherwise, but what it would say is not known here: where sentences alone differ, and the
+verdict names another version, they are told apart from the numbers (`Rejudged.reworded`), and never passed over.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,29 @@ def rules_of(verdict: Verdict) -> Rules:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejudged:
+    """A verdict, held against the one that its counts give.
+
+    Attributes:
+        mismatches: of numbers, or of anything where this version reached the verdict.
+        reworded: sentences that differ where another version is said to have reached it.
+    """
+
+    mismatches: list[Mismatch]
+    reworded: list[Mismatch]
+
+
+def rejudged(given: Given, misread: Sequence[str] = ()) -> Rejudged:
+    """Where the verdict is not what its measurement gives; numbers and what another version worded apart."""
+    found = misjudged(given, misread)
+    if not is_worded_elsewhere(given.verdict):
+        return Rejudged(mismatches=found, reworded=[])
+    return Rejudged(
+        mismatches=[it for it in found if not is_sentence(it)], reworded=[it for it in found if is_sentence(it)]
+    )
+
+
 def misjudged(given: Given, misread: Sequence[str] = ()) -> list[Mismatch]:
     """Where the verdict is not what its measurement gives, or a summary not what its prompts give.
 
@@ -72,16 +97,16 @@ def misjudged(given: Given, misread: Sequence[str] = ()) -> list[Mismatch]:
     wanted, said = _judgement(again), _judgement(given.verdict)
     if given.verdict.difference is not None and given.verdict.difference.degrees_of_freedom is None:
         wanted = _without_degrees_of_freedom(wanted)  # verdicts of earlier releases did not name them
-    found += [*unlike(contents.VERDICT, wanted, said), *_other_worth(given)]
-    return [it for it in found if not (is_worded_elsewhere(given.verdict) and _is_sentence(it))]
+    return [*found, *unlike(contents.VERDICT, wanted, said), *_other_worth(given)]
 
 
 def is_worded_elsewhere(verdict: Verdict) -> bool:
-    """Whether another version of quark-eagle reached it: its numbers are compared, its sentences are its own."""
+    """Whether it names another version of quark-eagle, whose words cannot be made again here."""
     return verdict.versions.get("quark_eagle") != __version__
 
 
-def _is_sentence(mismatch: Mismatch) -> bool:
+def is_sentence(mismatch: Mismatch) -> bool:
+    """Whether it is of the verdict's words, and of none of its numbers."""
     path = mismatch.what.split(".")
     return mismatch.where == contents.VERDICT and (path[-1] in _SENTENCES or path[0] == "causes")
 
@@ -106,8 +131,6 @@ def contradicted(given: Given) -> str | None:
 
 def _also(rules: Rules, report: ParityReport) -> Rules:
     """The rules for a second measurement: replay's own error is stated for replay alone."""
-    from dataclasses import replace
-
     return rules if report.served is None else replace(rules, bias=NOT_ANCHORED)
 
 

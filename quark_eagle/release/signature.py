@@ -100,6 +100,24 @@ def sign(bundle: Path, *, name: str, signer: PrivateKey | Keyless) -> Path:
     return path
 
 
+def public_half(signer: PrivateKey) -> bytes:
+    """The public key of a private one, in PEM; before hours of work it also tells that the key can sign.
+
+    Raises:
+        UsageError: it cannot, its password is wrong, or its certificate is another key's.
+        StorageError: a file may not be read.
+    """
+    from cryptography.hazmat.primitives import serialization
+
+    with _unlocked(signer) as key:
+        _use_key(_config("unsigned"), signer, key)
+    return (
+        _private_key(signer)
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+
+
 def _config(name: str) -> signing.Config:
     from model_signing import signing
 

@@ -24,10 +24,18 @@ against the code, row by row):
     a symbolic link for a file                  caught          caught          caught
     a path in SHA256SUMS that leaves            caught          caught          caught
     the licence, and all that is rendered       caught          not caught      caught
+    overrides taken out, another version named  caught          caught          caught
+    an override reworded, another version       caught          left open       caught
+    the card, and another version named         caught          left open       caught
+    reproduce.sh, and another version named     caught          left open       caught
+    a headline, and another version named       caught          left open       caught
     another draft, released anew                not caught      not caught      caught
     the signature taken away                    not applicable  not applicable  caught
     a signature by another key                  not applicable  not applicable  caught
     ==========================================  ==============  ==============  ===========
+
+"Left open" is exit code 5: what another version worded cannot be made again here, and whoever changes it may name any.
+Only where a signature that was asked for holds does its signer vouch for it.
 
 "And signed" is a bundle with a signature that is checked with the signer's key. Without a key, whoever makes everything
 anew from other counts is believed: only a signature, or measuring again, tells who says so.

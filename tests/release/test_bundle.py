@@ -188,6 +188,20 @@ def test_evidence_about_other_bytes_is_released_by_no_leave_and_all_of_it_is_sai
         assert part in said
 
 
+@pytest.mark.parametrize("version", ["0.0.9", None])
+def test_a_verdict_that_is_worded_otherwise_is_to_be_judged_again(out: Path, version: str | None) -> None:
+    """Whatever version it names: anybody may name one over a headline of their own."""
+
+    def reword(verdict: dict[str, Any]) -> None:
+        verdict.update(reason="τ rises by 40 %.")
+        verdict["versions"].update({"quark_eagle": version} if version else {})
+
+    edit(beside(out, "verdict.json"), reword)
+    found = refused(out)
+    assert (found.exit_code, found.is_unbound) == (5, False)
+    assert "Judge it again with `quark-eagle gate PARITY --output" in found.sentences()[0]
+
+
 def test_a_draft_that_no_engine_runs_as_it_was_meant_is_released_by_no_leave(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

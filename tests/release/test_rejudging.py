@@ -14,7 +14,7 @@ from quark_eagle.documents.verdict import STATED, Bias
 from quark_eagle.release import contents
 from quark_eagle.release.binding import Mismatch
 from quark_eagle.release.evidence import Given
-from quark_eagle.release.rejudging import contradicted, misjudged
+from quark_eagle.release.rejudging import contradicted, misjudged, rejudged
 from tests.release.made_out import measured_again, rewrite
 from tests.reports import AT_PAR, UNCLEAR, WORSE, report, served_report, verdict_on
 
@@ -62,13 +62,15 @@ def test_sentences_are_compared_where_this_version_worded_them(given: Given) -> 
     assert about(misjudged(edited(given, contents.VERDICT, reword))) == {"reason", "worth.sentence", "causes.0"}
 
 
-def test_another_versions_sentences_are_its_own_but_its_numbers_are_the_counts(given: Given) -> None:
+def test_another_versions_sentences_are_told_apart_and_never_passed_over(given: Given) -> None:
     def by_another(content: dict[str, Any]) -> None:
         reword(content)
         content["versions"]["quark_eagle"] = "0.0.1"
         content["difference"]["estimate"] += 0.001
 
-    assert about(misjudged(edited(given, contents.VERDICT, by_another))) == {"difference.estimate"}
+    found = rejudged(edited(given, contents.VERDICT, by_another))
+    assert about(found.mismatches) == {"difference.estimate"}
+    assert about(found.reworded) == {"reason", "worth.sentence", "causes.0"}
 
 
 @pytest.mark.parametrize("name", RULES)

