@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import warnings
 
 # Before torch is imported: tests are many small products, and a second thread only gets in the way of other processes.
@@ -29,7 +31,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 # What is dear and made once for all tests that ask for it, if one process runs them.
-SHARED = ("tiny_server", "loads: dict", "real_quark", "pytest.mark.vllm")
+SHARED = ("tiny_server", "loads: dict", "prepared_target", "real_quark", "pytest.mark.vllm")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -73,6 +75,15 @@ def _together(file: str) -> str:
 def repository() -> Path:
     """The root of the source tree."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def prepared_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct, made by `examples/prepare_target.py` for these tests alone. Read it, never write to it."""
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+    script = [sys.executable, str(REPOSITORY / "examples" / "prepare_target.py")]
+    prepared = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
+    return Path(prepared.stdout.strip().splitlines()[-1])
 
 
 @pytest.fixture(scope="session")

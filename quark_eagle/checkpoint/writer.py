@@ -102,6 +102,17 @@ def sweep(target: Path) -> None:
             shutil.rmtree(sibling, ignore_errors=True)
 
 
+def require_free(output: Path, *, overwrite: bool = False, source: Path | None = None) -> None:
+    """See that `staged` would take this place, before anything is made for it.
+
+    Raises:
+        UsageError: OUT exists, holds something other than a checkpoint, or overlaps the input.
+    """
+    target = output.resolve()
+    _refuse_overlap(target, source)
+    _refuse_existing(target, overwrite)
+
+
 def _refuse_overlap(target: Path, source: Path | None) -> None:
     if source is None:
         return

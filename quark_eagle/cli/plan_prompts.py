@@ -125,10 +125,12 @@ def _show(plans: list[Power], categories: Mapping[str, Power | None], margin: fl
     from quark_eagle.reporting.wording import count
 
     first = plans[0]
-    render.say(
-        f"Measured on {count(first.num_conversations)} conversations, which can show a margin of "
-        f"{first.detectable_margin:.2%} with {first.power:.0%} probability if nothing is lost.\n"
-    )
+    if first.num_conversations >= MIN_CONVERSATIONS:
+        margin_shown, probability = f"{first.detectable_margin:.2%}", f"{first.power:.0%}"
+        shows = f"which can show a margin of {margin_shown} with {probability} probability if nothing is lost"
+    else:
+        shows = "too few to show any margin, and they say little of how conversations vary"
+    render.say(f"Measured on {count(first.num_conversations)} conversations, {shows}.\n")
     needs = ("now", "needed if nothing is lost", "if the change is as measured")
     rows = [(f"{plan.margin:.2%}{' *' if plan.margin == margin else ''}", *_numbers(plan)) for plan in plans]
     render.show(render.table(("margin", *needs), rows, right=(1, 2, 3)))

@@ -126,7 +126,7 @@ def quantize(
     from quark_eagle.checkpoint.layout import Eagle3Layout
     from quark_eagle.checkpoint.reader import Checkpoint
     from quark_eagle.checkpoint.source import at_revision, resolve
-    from quark_eagle.checkpoint.writer import staged
+    from quark_eagle.checkpoint.writer import require_free, staged
     from quark_eagle.errors import UsageError
     from quark_eagle.parity.verdict import Rules
     from quark_eagle.quantize.plan import QuantPlan, require_quantizable
@@ -176,6 +176,8 @@ def quantize(
         render.warn("fc is quantized: vLLM runs it, but SGLang builds fc in high precision and cannot load this draft.")
     saving.save_recipe(context, save_recipe)
     if output is None or dry_run:
+        if output is not None:
+            require_free(output, overwrite=overwrite, source=checkpoint.directory)
         if job is not None:
             job.require_usable(checkpoint, layout)
         show_plan(checkpoint, plan, json_)

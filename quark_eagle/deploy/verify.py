@@ -117,7 +117,7 @@ def verify(
         progress: told about every byte that is read.
 
     Raises:
-        UsageError: `engine_version` is no version.
+        UsageError: `engine_version` is no version, or the source is quantized itself.
         VerificationError: it is quantized in a way that the rules do not cover, so nothing is known.
         CheckpointError: checkpoint or source cannot be read.
     """
@@ -127,6 +127,8 @@ def verify(
         raise UsageError(f"num_target_layers is {num_target_layers}, but a target has at least one layer.")
     checkpoint = Checkpoint.open(directory)
     original = Checkpoint.open(source) if source is not None else None
+    if original is not None and original.is_quantized:
+        raise UsageError(f"{source}: is quantized itself, but the BF16 draft before quantization was needed. Name it.")
     config = EngineConfig.of(checkpoint.config, rules)
     findings = warnings(f"vLLM {versioned.version}", [versioned.note] if versioned.note else [])
     findings += errors("config.json", (*config.problems, *config.unread))

@@ -170,7 +170,7 @@ class Evidence(Document):
     """What the verdict stands on.
 
     Attributes:
-        parity_sha256: of parity.json as `parity` writes it.
+        parity_sha256: of the file; of what `parity` would write where the counts were not kept.
         splits: prompts of each split; a verdict takes the parity split alone.
     """
 

@@ -33,7 +33,7 @@ def gate(
     Args:
         report: of the measurement.
         rules: by which it is judged.
-        parity: where the report lies, for the record.
+        parity: where the report lies, for the record, with the sha256 of the file if it is there.
         worth: what FP8 can gain.
         misread: modules that an engine would not load as they were meant, beside those that the report knows of: such a
             draft fails whatever was counted.
@@ -50,7 +50,7 @@ def gate(
     rules = settled(report, rules)
     evidence = Evidence(
         parity=str(parity),
-        parity_sha256=hashlib.sha256(report.to_json().encode()).hexdigest(),
+        parity_sha256=_sha256_of(report, parity),
         num_speculative_tokens=report.num_speculative_tokens,
         num_prompts=len(report.prompts),
         splits=dict(sorted(Counter(prompt.split for prompt in report.prompts).items())),
@@ -62,6 +62,21 @@ def gate(
         _require_more_of_the_same(rules.first_evidence, evidence)
     found = unless_misread(judge(report, rules), misread)
     return _document(found, rules, evidence, worth, command_line)
+
+
+def _sha256_of(report: ParityReport, path: Path) -> str:
+    """Of the file that holds the report, byte for byte; of what would be written where there is none.
+
+    An earlier release may have written the same content otherwise, and a person may have formatted it anew: the file is
+    what is kept, and what others hash.
+    """
+    try:
+        content = path.read_bytes()
+        if ParityReport.model_validate_json(content) != report:
+            content = report.to_json().encode()
+    except (OSError, ValueError):  # pydantic's ValidationError is one
+        content = report.to_json().encode()
+    return hashlib.sha256(content).hexdigest()
 
 
 def not_evaluated(error: QuarkEagleError, rules: Rules, *, command_line: Sequence[str] = ()) -> Verdict:

@@ -51,6 +51,7 @@ def test_never_fewer_are_asked_for_than_the_gate_takes(tmp_path: Path) -> None:
     assert row[2:] == ["40", "64", "64"]
     (row,) = (line.split() for line in out.splitlines() if line.startswith("coding"))
     assert row[1:] == ["20", "20", "20"]
+    assert "Measured on 40 conversations, too few to show any margin" in " ".join(out.split())
 
 
 def test_one_conversation_has_no_variance_to_plan_from(tmp_path: Path) -> None:

@@ -54,6 +54,14 @@ def test_a_dry_run_shows_every_decision_and_writes_nothing(tiny_draft: Path, tmp
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_dry_run_refuses_the_output_that_the_real_one_would(tiny_draft: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path, tiny_draft):
+        code, _, err = quantize(tiny_draft, "--output", output, "--dry-run")
+        assert code == 2, err
+        assert "Choose another --output" in err
+
+
 def test_a_dry_run_needs_no_output_and_has_json(tiny_draft: Path) -> None:
     code, out, _ = quantize(tiny_draft, "--dry-run", "--json")
     content = json.loads(out)

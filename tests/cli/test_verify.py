@@ -34,6 +34,13 @@ def test_a_good_checkpoint_exits_with_0_and_names_the_next_command(good: Path, t
     assert f"quark-eagle parity {tiny_draft} {good} --trace TRACE" in compared.stdout
 
 
+def test_a_quantized_source_is_a_mistake_of_the_user_and_no_broken_checkpoint(good: Path, tiny_draft: Path) -> None:
+    for checkpoint in (good, tiny_draft):
+        result = run(checkpoint, "--source", good)
+        assert result.exit_code == 2, result.output
+        assert "is quantized itself, but the BF16 draft" in result.stderr
+
+
 def test_a_broken_checkpoint_exits_with_3_and_says_why(naive: Path) -> None:
     result = run(naive)
 

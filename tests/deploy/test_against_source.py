@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from quark_eagle.deploy import against_source
 from quark_eagle.deploy.verify import VerifyReport, verify
+from quark_eagle.errors import UsageError
 from tests.deploy.export import Export
 from tests.tiny import (
     TinyDraft,
@@ -161,7 +163,20 @@ def test_a_quantized_source_is_no_source(tmp_path: Path) -> None:
     export = Export(TinyDraft())
     quantized = export.write(tmp_path / "quantized")
 
-    assert "cannot be what it was made from" in told(verify(export.write(tmp_path / "out"), quantized))
+    with pytest.raises(UsageError, match="is quantized itself, but the BF16 draft before quantization was needed"):
+        verify(export.write(tmp_path / "out"), quantized)
+
+
+def test_a_source_without_a_config_of_its_quantization_is_told_by_its_tensors(tmp_path: Path) -> None:
+    export = Export(TinyDraft())
+    quantized = export.write(tmp_path / "quantized")
+    (tmp_path / "out").mkdir()
+    out = export.write(tmp_path / "out")
+    path = quantized / "config.json"
+    path.write_text(json.dumps({key: it for key, it in json.loads(path.read_text()).items() if "quant" not in key}))
+
+    with pytest.raises(UsageError, match="is quantized itself"):
+        verify(out, quantized)
 
 
 def test_memory_does_not_grow_with_a_tensor(tmp_path: Path) -> None:

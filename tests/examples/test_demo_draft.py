@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,15 +43,11 @@ class Demo:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+def demo(prepared_target: Path, tmp_path_factory: pytest.TempPathFactory) -> Demo:
     directory = tmp_path_factory.mktemp("demo")
-    prepared = subprocess.run(
-        [sys.executable, str(EXAMPLES / "prepare_target.py")], capture_output=True, text=True, check=True
-    )
     checkpoint = Checkpoint.open(DRAFT)
     prompts = PromptSet.load(None, "parity").limited(64)
-    target = Path(prepared.stdout.strip().splitlines()[-1])
-    record(target, checkpoint, prompts, directory / "trace", RecordOptions(sampling=Sampling(max_tokens=32)))
+    record(prepared_target, checkpoint, prompts, directory / "trace", RecordOptions(sampling=Sampling(max_tokens=32)))
     return Demo(checkpoint, directory / "trace", directory)
 
 

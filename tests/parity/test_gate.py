@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from quark_eagle.parity.compare import Comparison
 from quark_eagle.parity.gate import first_look, gate, not_evaluated
 from quark_eagle.parity.verdict import Rules
 from tests.parity.counted import many
+from tests.reports import AT_PAR, report
 
 QUICK = {"num_resamples": 499}
 
@@ -59,6 +62,25 @@ def test_a_verdict_holds_the_rules_and_the_evidence_it_stands_on(measured: Parit
     assert verdict.evidence is not None
     assert verdict.evidence.splits == {"parity": 64}
     assert verdict.evidence.baseline == measured.baseline
+
+
+@pytest.mark.parametrize("written", [lambda text: text, lambda text: json.dumps(json.loads(text), indent=3)])
+def test_the_evidence_is_known_by_the_bytes_of_its_file_however_they_were_written(
+    measured: ParityReport, tmp_path: Path, written: Callable[[str], str]
+) -> None:
+    path = tmp_path / "parity.json"
+    path.write_text(written(measured.to_json()), encoding="utf-8")
+    evidence = gate(measured, Rules(**QUICK), parity=path).evidence
+    assert evidence is not None
+    assert evidence.parity_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_file_of_other_counts_is_not_taken_for_the_evidence(measured: ParityReport, tmp_path: Path) -> None:
+    path = tmp_path / "parity.json"
+    path.write_text(report(AT_PAR[:3]).to_json(), encoding="utf-8")
+    evidence = gate(measured, Rules(**QUICK), parity=path).evidence
+    assert evidence is not None
+    assert evidence.parity_sha256 == hashlib.sha256(measured.to_json().encode()).hexdigest()
 
 
 def test_other_counts_are_other_evidence(measured: ParityReport) -> None:
