@@ -51,7 +51,7 @@ def save_recipe(context: typer.Context, path: Path | None) -> None:
         if str(getattr(context.get_parameter_source(name), "name", "")) not in ("DEFAULT", "")
     }
     refuse_existing(path, overwrite=bool(given.get("overwrite")))
-    said = _Said(given, path.absolute().parent)
+    said = _Said(given, path.absolute())
     recipe = Recipe.model_validate(RECIPES[str(context.info_name)](said))
     found = contradictions(recipe)
     if found:
@@ -59,15 +59,29 @@ def save_recipe(context: typer.Context, path: Path | None) -> None:
         raise UsageError(findings("--save-recipe", problems, "Nothing was done. Leave --save-recipe out, or the rest."))
     comment = f"{shlex.join(['quark-eagle', *sys.argv[1:]])}\nRun it with: quark-eagle run {path.name}"
     served = f"\n{SERVED}" if recipe.serves else ""
+    if recipe.release is not None and recipe.release.public_key is not None:
+        half = said.directory / recipe.release.public_key
+        refuse_existing(half, overwrite=bool(given.get("overwrite")))
+        write_text(half, _public_half(given))
     write_text(path, to_toml(recipe, comment + served))
 
 
-class _Said:
-    """Options as they were given, with paths as a recipe in ``directory`` names them."""
+def _public_half(given: Mapping[str, Any]) -> str:
+    """Of the key that signs: with it, `run` verifies what it has released."""
+    from quark_eagle.release.signature import PrivateKey, password_in, public_half
 
-    def __init__(self, given: Mapping[str, Any], directory: Path) -> None:
+    variable = given.get("signing_password_env")
+    password = None if variable is None else password_in(variable)
+    return public_half(PrivateKey(path=given["signing_key"], password=password)).decode()
+
+
+class _Said:
+    """Options as they were given, with paths as the recipe names them."""
+
+    def __init__(self, given: Mapping[str, Any], recipe: Path) -> None:
         self.given = given
-        self.directory = directory
+        self.name = recipe.stem
+        self.directory = recipe.parent
 
     def take(self, **names: str) -> Content:
         """Options under a recipe's names: ``key=option``; those that were not given are left out."""
@@ -167,6 +181,8 @@ def _of_release(said: _Said) -> Content:
         **said.paths(certificate_chain="certificate_chain", verdict="verdict", calibration="calibration"),
         **said.paths(evidence="evidence"),
     }
+    if "signing_key" in release and "signing_certificate" not in release:
+        release["public_key"] = f"{said.name}.pub.pem"
     # What `release` finds beside OUT by itself, by name.
     if "evidence" not in release:
         release["evidence"] = tuple(
@@ -174,7 +190,8 @@ def _of_release(said: _Said) -> Content:
             for name in ("parity.json", "served.parity.json")
             if (said.directory / f"{fp8}.{name}").exists()
         )
-        if "verdict" not in release and "margin" not in said.given:
+        is_there = (said.directory / f"{fp8}.verdict.json").exists()
+        if is_there and "verdict" not in release and "margin" not in said.given:
             release["verdict"] = f"{fp8}.verdict.json"
     content: Content = {
         "fp8": fp8,

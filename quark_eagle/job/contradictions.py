@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from quark_eagle.documents.base import Document
-from quark_eagle.job.recipe import Recipe
+from quark_eagle.job.recipe import Recipe, Release
 
 Finding = tuple[tuple[str, ...], str]
 """Where in the recipe, as the names of its table and key, and what is wrong there."""
@@ -98,8 +98,34 @@ def _of_release(recipe: Recipe) -> Iterator[Finding]:
         yield ("release", "verdict"), "is on evidence that is there already, but none is named. Name evidence, too."
     if release.verdict is not None and recipe.gate.margin is not None:
         yield ("gate", "margin"), "the verdict on the evidence has its own. Leave it out, or release.verdict."
-    if release.public_key is not None and release.signing_key is None:
-        yield ("release", "public_key"), "nothing is signed without signing_key. Name it, or leave this out."
+    yield from _of_signing(release)
+
+
+def _of_signing(release: Release) -> Iterator[Finding]:
+    if release.signing_key is None:
+        for key in ("signing_password_env", "signing_certificate", "public_key"):
+            if getattr(release, key) is not None:
+                yield ("release", key), "nothing is signed without signing_key. Name it, or leave this out."
+    elif release.keyless:
+        yield ("release", "keyless"), "a bundle has one signature, and signing_key is named. Leave one of them out."
+    elif release.signing_certificate is None and release.public_key is None:
+        yield (
+            ("release", "signing_key"),
+            "public_key was needed with it, or the signature would go unchecked. Did you forget it? "
+            "`openssl ec -in KEY -pubout -out key.pub.pem` makes it.",
+        )
+    elif release.signing_certificate is not None and release.public_key is not None:
+        yield ("release", "public_key"), "the certificate vouches for the key already. Leave this out."
+    if release.signing_certificate is not None and not release.certificate_chain:
+        yield ("release", "signing_certificate"), "nobody vouches for it. Name certificate_chain too."
+    if release.certificate_chain and release.signing_certificate is None:
+        yield ("release", "certificate_chain"), "vouches for signing_certificate. Name it, or leave this out."
+    if not release.keyless:
+        for key in ("identity", "identity_provider"):
+            if getattr(release, key) is not None:
+                yield ("release", key), "is of a signature without a key. Say keyless = true, or leave this out."
+    elif (release.identity is None) != (release.identity_provider is None):
+        yield ("release", "keyless"), "identity and identity_provider say together who signs. Name both, or neither."
 
 
 def _said(table: Document) -> set[str]:

@@ -1,20 +1,24 @@
-"""What only draft and prompts themselves can tell, before hours are spent: headers and text are read, no weights."""
+"""What can be told before hours are spent: of draft and prompts headers and text are read, no weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
-from quark_eagle.errors import QuarkEagleError, UsageError, findings
+from quark_eagle.errors import UsageError, findings
 from quark_eagle.job.places import expanded, is_hub_id
 from quark_eagle.job.recipe import Recipe
+from quark_eagle.job.release_preflight import release_problems
+from quark_eagle.job.told import told
 
 
 def preflight(recipe: Recipe, base: Path) -> None:
-    """See that the draft can be quantized as the recipe says, and that there are such prompts.
+    """See that a job can be done, as far as that can be told before it begins.
 
-    What is named by a Hugging Face id is not fetched for this.
+    The draft can be quantized as the recipe says, there are such prompts, the packages are installed that its steps
+    need, and what is made can be named and signed as the recipe says. What is named by a
+    Hugging Face id is not fetched for this.
 
     Raises:
         UsageError: it cannot; all findings.
@@ -22,17 +26,23 @@ def preflight(recipe: Recipe, base: Path) -> None:
     problems: list[str] = []
     _look_at_draft(recipe, base, problems)
     _look_at_prompts(recipe, base, problems)
+    problems += _missing_extras(recipe)
+    problems += release_problems(recipe, base)
     if problems:
         raise UsageError(findings("recipe", problems, "Nothing was run. Correct these."))
 
 
-@contextmanager
-def _told(problems: list[str]) -> Iterator[None]:
-    """An error is a finding beside the others."""
-    try:
-        yield
-    except QuarkEagleError as error:
-        problems.append(str(error))
+def _missing_extras(recipe: Recipe) -> Iterator[str]:
+    """What this Python lacks; of vLLM's own it is asked when it starts."""
+    records = recipe.records or (recipe.calibrates and recipe.calibration.trace is None)
+    needed = (
+        (recipe.quantizes, "quark", "does the quantization", "quantize"),
+        (records and recipe.engine.name != "vllm", "transformers", "runs the target", "trace"),
+        (recipe.outputs.plot is not None, "matplotlib", "draws the plot", "plot"),
+    )
+    for is_needed, package, what, extra in needed:
+        if is_needed and find_spec(package) is None:
+            yield f"{package}: not installed, but it {what}. Install it: pip install 'quark-eagle[{extra}]'."
 
 
 def _look_at_draft(recipe: Recipe, base: Path, problems: list[str]) -> None:
@@ -45,7 +55,7 @@ def _look_at_draft(recipe: Recipe, base: Path, problems: list[str]) -> None:
     if recipe.draft is None or is_hub_id(recipe.draft, base):
         return
     wanted = recipe.quantize
-    with _told(problems):
+    with told(problems):
         checkpoint = Checkpoint.open(base / expanded(recipe.draft))
         layout = Eagle3Layout.of(checkpoint)
         if recipe.quantizes:
@@ -63,5 +73,5 @@ def _look_at_prompts(recipe: Recipe, base: Path, problems: list[str]) -> None:
     if recipe.calibrates and recipe.calibration.trace is None:
         wanted.append((recipe.calibration.file, "calibration", recipe.calibration.limit))
     for file, split, limit in wanted:
-        with _told(problems):
+        with told(problems):
             PromptSet.load(None if file is None else base / expanded(file), split).limited(limit)

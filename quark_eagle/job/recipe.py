@@ -221,6 +221,8 @@ class Release(Document):
         signing_certificate: of the key; a path.
         certificate_chain: paths from that certificate to a root.
         keyless: sign with an identity instead of a key.
+        identity: who signs without a key, and is verified over the network.
+        identity_provider: OpenID provider that knows them.
         public_key: the key's public half, with which the bundle is verified.
         evidence: measurements that are there already, of the draft named as ``fp8``; nothing is measured then.
         verdict: on that evidence.
@@ -238,6 +240,8 @@ class Release(Document):
     signing_certificate: Text | None = None
     certificate_chain: tuple[Text, ...] = ()
     keyless: bool = False
+    identity: Text | None = None
+    identity_provider: Text | None = None
     public_key: Text | None = None
     evidence: tuple[Text, ...] = ()
     verdict: Text | None = None

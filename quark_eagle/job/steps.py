@@ -383,11 +383,17 @@ def _release(job: _Job) -> Step:
 def _verify_release(job: _Job) -> Step:
     release, bundle = job.recipe.release, job.places.bundle
     assert release is not None  # _steps
-    key = _path(release.public_key)
+    key, chain = _path(release.public_key), tuple(map(expanded, release.certificate_chain))
+    trusted = options(
+        public_key=key,
+        certificate_chain=chain,
+        identity=release.identity,
+        identity_provider=release.identity_provider,
+    )
     return Step(
         name="verify-release",
         heading="Does the bundle hold together, as anyone can check it?",
-        arguments=("verify-release", bundle, *options(public_key=key)),
-        reads=_reads(bundle, key),
+        arguments=("verify-release", bundle, *trusted),
+        reads=_reads(bundle, key, *chain),
         next=((3, "The bundle is not what it says. Remove it, and run again."),),
     )

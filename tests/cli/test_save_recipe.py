@@ -14,6 +14,7 @@ from quark_eagle.cli.save_recipe_options import save_recipe
 from quark_eagle.job.reading import read_recipe
 from quark_eagle.job.step import Step
 from quark_eagle.job.steps import steps
+from tests.release import keys
 
 STEPWISE = {
     "save_recipe",
@@ -116,9 +117,11 @@ def test_a_recipe_that_exists_is_not_replaced(here: Path) -> None:
         "--evidence a.json --signing-key k.pem --signing-password-env SECRET --target target --target-name T",
     ],
 )
-def test_the_recipe_of_release_is_that_very_command(here: Path, options: str) -> None:
-    for name in ("parity.json", "verdict.json", "a.json", "b.json", "k.pem"):
+def test_the_recipe_of_release_is_that_very_command(here: Path, options: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("parity.json", "verdict.json", "a.json", "b.json"):
         (here / name).touch()
+    keys.write_private(keys.new_key(), here / "k.pem", "a password")
+    monkeypatch.setenv("SECRET", "a password")
     (here / "fp8").mkdir()
     given = ["fp8", "--output", "bundle", *options.split()]
     table = saved("release", *given)
@@ -132,3 +135,20 @@ def test_release_takes_what_lies_beside_its_draft_by_name(here: Path) -> None:
     (here / "fp8").mkdir()
     line = saved("release", "fp8", "--output", "bundle")["release"].command
     assert "--evidence fp8.parity.json --evidence fp8.served.parity.json --verdict fp8.verdict.json" in line
+
+
+def test_a_verdict_that_is_not_there_is_not_named(here: Path) -> None:
+    """`release` judges anew then, and a recipe that named it would be refused."""
+    (here / "fp8.parity.json").touch()
+    (here / "fp8").mkdir()
+    assert "--verdict" not in saved("release", "fp8", "--output", "bundle")["release"].command
+
+
+def test_a_signed_release_is_verified_with_the_public_half_of_its_key(here: Path) -> None:
+    key = keys.new_key()
+    keys.write_private(key, here / "k.pem")
+    (here / "fp8.parity.json").touch()
+    (here / "fp8").mkdir()
+    table = saved("release", "fp8", "--output", "bundle", "--signing-key", "k.pem")
+    assert "--public-key job.pub.pem" in table["verify-release"].command
+    assert (here / "job.pub.pem").read_bytes() == keys.write_public(key, here / "wanted.pem").read_bytes()

@@ -13,6 +13,8 @@ from quark_eagle.job.recipe import Recipe
 from quark_eagle.job.writing import to_toml
 from tests.job.world import JOB, World
 
+SIGNED = 'draft = "draft"\ntarget = "target"\n[release]\nsigning_key = "key.pem"\n'
+
 
 def refused(directory: Path, text: str) -> list[str]:
     """What is said of a recipe, a finding each."""
@@ -65,6 +67,16 @@ def test_every_mistake_is_told_with_its_line(tmp_path: Path) -> None:
         ('draft = "draft"\nfp8 = "target"\n[quantize]\nkeep = ["a"]\n', "line 4, [quantize] keep", "quantized already"),
         ('draft = "draft"\n[outputs]\nfp8 = "draft"\n', "line 3, [outputs] fp8", "is draft, or inside it"),
         ('draft = "draft"\n[outputs]\nfp8 = "key.pem/x"\n', "line 3, [outputs] fp8", "is a file"),
+        (SIGNED, "line 4, [release] signing_key", "public_key was needed with it"),
+        (f"{SIGNED}keyless = true\n", "line 5, [release] keyless", "one signature"),
+        (f'{SIGNED}signing_certificate = "key.pem"\n', "line 5, [release] signing_certificate", "certificate_chain"),
+        (f'{SIGNED}certificate_chain = ["key.pem"]\n', "line 4, [release] signing_key", "public_key was needed"),
+        (
+            f"{SIGNED.replace('signing_key', 'public_key')}",
+            "line 4, [release] public_key",
+            "nothing is signed without signing_key",
+        ),
+        (f'{SIGNED}identity = "me"\npublic_key = "key.pem"\n', "line 5, [release] identity", "keyless = true"),
         (
             'draft = "draft"\ntarget = "target"\n[gate]\nmargin = 0.1\ncategory_margin = 0.05\n',
             "line 5",

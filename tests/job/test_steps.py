@@ -88,6 +88,18 @@ def test_every_command_of_a_job_is_understood(tmp_path: Path, name: str) -> None
             command(verb).make_context(verb, [*arguments, "--overwrite"])
 
 
+def test_a_certificates_signature_is_verified_up_to_its_root(tmp_path: Path) -> None:
+    world = World.made(tmp_path / "world", CERTIFIED)
+    assert "--certificate-chain prompts.jsonl" in {step.name: step for step in world.steps}["verify-release"].command
+
+
+def test_who_signs_without_a_key_is_verified(tmp_path: Path) -> None:
+    keyless = 'keyless = true\nidentity = "me@example.org"\nidentity_provider = "https://example.org"\n'
+    world = World.made(tmp_path / "world", f"{MEASURED}[release]\n{keyless}")
+    line = {step.name: step for step in world.steps}["verify-release"].command
+    assert "--identity me@example.org --identity-provider https://example.org" in line
+
+
 def test_a_served_job_is_served_as_it_was_recorded(tmp_path: Path) -> None:
     table = {step.name: step for step in steps(read_recipe(World.made(tmp_path / "world", VLLM).recipe))}
     for name in ("trace", "parity"):
