@@ -31,7 +31,8 @@ from quark_eagle.release import contents
 from quark_eagle.release.evidence import Given
 
 TRACE_NAME = "trace.json"
-_ARMS = ("baseline", "candidate")
+_HASHES_OF_TARGET = ("config_sha256", "weights_sha256", "weights_size_sha256")
+"""A recording hashes its target's weights, as long as they are not too large; a served run their names and sizes."""
 _SHOWN = 16  # digits of a hash: enough to tell two apart, and to be compared by eye
 
 
@@ -72,6 +73,7 @@ def unbound(given: Given, files: Manifest) -> list[Mismatch]:
     return [
         *_other_files(RECORD_NAME, Manifest.from_json(given.record["output"]), files),
         *(found for name, report in given.reports.items() for found in _other_drafts(name, report, given, files)),
+        *(found for name, report in given.reports.items() for found in _bound_to_nothing(name, report)),
         *_beside_another(given),
         *_other_evidence(given),
         *_other_calibration(given),
@@ -104,10 +106,10 @@ def unlike_trace(given: Given, trace: Path) -> list[Mismatch]:
         raise TraceError(
             f"{trace}: {TRACE_NAME} could not be read ({error.strerror}). Point at a trace's directory."
         ) from error
-    wanted = {name: report.provenance.trace_sha256 for name, report in given.reports.items()}
-    if not any(wanted.values()):
+    if all(report.served is not None for report in given.reports.values()):
         return [Mismatch(where=str(trace), what="trace", wanted="none: the drafts were served", found=_short(found))]
-    return _unequal(str(trace), ((f"trace of {name}", sha256, found) for name, sha256 in wanted.items() if sha256))
+    replayed = {name: report.provenance.trace_sha256 for name, report in given.reports.items() if not report.served}
+    return _unequal(str(trace), ((f"trace of {name}", sha256, found) for name, sha256 in replayed.items()))
 
 
 def unlike_target(given: Given, target: Path) -> list[Mismatch]:
@@ -120,8 +122,10 @@ def unlike_target(given: Given, target: Path) -> list[Mismatch]:
         found = {"config_sha256": hashlib.sha256((target / CONFIG_NAME).read_bytes()).hexdigest()}
         shards = sorted(target.glob("*.safetensors"))
         sizes = json.dumps([(shard.name, shard.stat().st_size) for shard in shards])
-        known = {key for report in given.reports.values() for key in report.provenance.target}
-        if "weights_sha256" in known:
+        if any(
+            _records(report, "weights_sha256") and not _is_too_large(report, "weights_sha256")
+            for report in given.reports.values()
+        ):
             found["weights_sha256"] = _sha256_of_target(shards)
         found["weights_size_sha256"] = hashlib.sha256(sizes.encode()).hexdigest()
     except OSError as error:
@@ -134,12 +138,17 @@ def unlike_target(given: Given, target: Path) -> list[Mismatch]:
         for mismatch in _unequal(
             str(target),
             (
-                (f"{key} of the target of {name}", wanted, found[key])
-                for key, wanted in report.provenance.target.items()
-                if key in found and wanted is not None
+                (f"{key} of the target of {name}", report.provenance.target.get(key), found[key])
+                for key in _HASHES_OF_TARGET
+                if _records(report, key) and not _is_too_large(report, key)
             ),
         )
     ]
+
+
+def _is_too_large(report: ParityReport, key: str) -> bool:
+    """Whether a recording says of its target's weights that it hashed none: it then names them, as null."""
+    return key == "weights_sha256" and report.provenance.target.get(key, "") is None
 
 
 def bound_to(given: Given) -> BoundTo:
@@ -180,12 +189,29 @@ def _other_drafts(name: str, report: ParityReport, given: Given, files: Manifest
         yield from _unequal(name, fields)
 
 
+def _bound_to_nothing(name: str, report: ParityReport) -> Iterator[Mismatch]:
+    """What a measurement must name, for otherwise it is of any target, or of any trace."""
+    named = {"target's config.json": report.provenance.target.get("config_sha256")}
+    if report.served is None:
+        named["trace"] = report.provenance.trace_sha256
+    for what, sha256 in named.items():
+        if not sha256:
+            yield Mismatch(where=name, what=what, wanted="its sha256", found="none: it is bound to nothing")
+
+
 def _beside_another(given: Given) -> Iterator[Mismatch]:
-    """What a second measurement was made with that the judged one was not."""
+    """What a second measurement was made with that the judged one was not; of its target what both ways record."""
+    ours = given.parity
     for name, report in given.reports.items():
-        ours, theirs = given.parity.provenance.target, report.provenance.target
-        if "config_sha256" in ours and "config_sha256" in theirs:
-            yield from _unequal(name, [("target's config.json", ours["config_sha256"], theirs["config_sha256"])])
+        wanted, found = ours.provenance.target, report.provenance.target
+        both = [key for key in _HASHES_OF_TARGET if _records(ours, key) and _records(report, key)]
+        yield from _unequal(name, ((f"target's {key}", wanted.get(key), found.get(key)) for key in both))
+
+
+def _records(report: ParityReport, key: str) -> bool:
+    """Whether measurements of this kind name this hash of their target, or this one does all the same."""
+    of_its_kind = "weights_sha256" if report.served is None else "weights_size_sha256"
+    return key in ("config_sha256", of_its_kind) or key in report.provenance.target
 
 
 def _other_evidence(given: Given) -> Iterator[Mismatch]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,61 @@ def test_a_measurement_beside_the_judged_one_is_of_the_same_drafts_and_target(
     assert about(mismatches(bundle)) == {
         (contents.SERVED, what)
         for arm in ("baseline", "candidate")
-        for what in (f"{arm}'s weights", f"{arm}'s config.json", "target's config.json")
+        for what in (f"{arm}'s weights", f"{arm}'s config.json", "target's config_sha256")
     }
+
+
+@pytest.mark.parametrize("forgets", ["config_sha256", "trace_sha256"])
+def test_a_measurement_that_names_no_target_or_no_trace_is_bound_to_nothing(bundle: Path, forgets: str) -> None:
+    given = Given.read(bundle)
+    told: dict[str, Any] = {"trace_sha256": None}
+    if forgets == "config_sha256":
+        told = {"target": {key: it for key, it in given.parity.provenance.target.items() if key != forgets}}
+    provenance = given.parity.provenance.model_copy(update=told)
+    found = unbound(
+        measured_again(given, given.parity.model_copy(update={"provenance": provenance})), checkpoint_files(bundle)
+    )
+    what = "trace" if forgets == "trace_sha256" else "target's config.json"
+    assert about(found) == {(contents.PARITY, what)}
+    assert "bound to nothing" in str(found[0])
+
+
+def test_only_served_drafts_have_no_trace(bundle: Path, tmp_path: Path) -> None:
+    given = Given.read(bundle)
+    provenance = given.parity.provenance.model_copy(update={"trace_sha256": None})
+    given = measured_again(given, given.parity.model_copy(update={"provenance": provenance}))
+    (tmp_path / "trace.json").write_text("any")
+    (found,) = unlike_trace(given, tmp_path)
+    assert "the drafts were served" not in str(found)
+    assert found.wanted == "none"
+
+
+def test_a_served_run_and_a_replay_of_one_target_fit_together_as_they_record_it(made_bundle: Bundle) -> None:
+    """Each hashes the weights in its own way; what both name has to agree."""
+    made = made_bundle("served")
+    given = Given.read(made)
+    assert given.replayed is not None
+    sizes, hashed = {"weights_size_sha256": "cd" * 32}, {"weights_sha256": "ef" * 32}
+    assert _beside(given, sizes, hashed) == set()
+    assert _beside(given, sizes | hashed, hashed) == set()
+    assert _beside(given, sizes | {"weights_sha256": "ab" * 32}, hashed) == {
+        (contents.REPLAYED, "target's weights_sha256")
+    }
+
+
+def _beside(given: Given, served: dict[str, str], replayed: dict[str, str]) -> set[tuple[str, str]]:
+    """Mismatches of the targets of a served run and of a replay beside it."""
+    assert given.replayed is not None
+    parity, beside = (
+        report.model_copy(
+            update={
+                "provenance": report.provenance.model_copy(update={"target": {"config_sha256": "0" * 64, **target}})
+            }
+        )
+        for report, target in ((given.parity, served), (given.replayed, replayed))
+    )
+    found = unbound(replace(given, parity=parity, replayed=beside), checkpoint_files(given.directory))
+    return {it for it in about(found) if it[1].startswith("target's")}
 
 
 def test_the_source_is_what_the_record_says_went_in(made_bundle: Bundle, tmp_path: Path) -> None:
@@ -176,6 +230,8 @@ def test_a_target_is_known_as_its_trace_knows_it(bundle: Path, tmp_path: Path) -
     (target / "model-2.safetensors").write_bytes(b"other")
     found = unlike_target(given, target)
     assert about(found) == {(str(target), f"weights_sha256 of the target of {contents.PARITY}")}
+    forgetful = with_target(Given.read(bundle), {"name": "t"})
+    assert len(unlike_target(forgetful, target)) == 2, "what is not named is not the same"
     with pytest.raises(CheckpointError, match=r"config\.json could not be read"):
         unlike_target(given, tmp_path)
 
