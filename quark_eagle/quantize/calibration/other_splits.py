@@ -6,10 +6,11 @@ anyone can write, so prompts are told by the hash of their messages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from quark_eagle.trace.prompts import SPLITS, PromptSet
 from quark_eagle.trace.target_trace import TargetTrace
+from quark_eagle.trace.trace_document import TracedPromptInfo
 
 
 def of_other_splits(trace: TargetTrace, split: str, used: Iterable[tuple[TargetTrace, str]] = ()) -> list[str]:
@@ -21,7 +22,6 @@ def of_other_splits(trace: TargetTrace, split: str, used: Iterable[tuple[TargetT
         used: other traces of the same command, none of whose prompts may be in this one, and what each is used for:
             "calibrated on".
     """
-    labelled = [f"{info.id}: is labelled {info.split}." for info in trace.prompts if info.split != split]
     reserved = {
         prompt.sha256: f"the packaged {other} prompt {prompt.id}"
         for other in SPLITS
@@ -30,9 +30,12 @@ def of_other_splits(trace: TargetTrace, split: str, used: Iterable[tuple[TargetT
     }
     for other_trace, use in used:
         reserved |= {info.sha256: f"prompt {info.id} of {other_trace.directory}, {use}" for info in other_trace.prompts}
-    same = [
-        f"{info.id}: is {reserved[info.sha256]} (sha256 {info.sha256[:12]}…)."
-        for info in trace.prompts
-        if info.sha256 in reserved
-    ]
-    return [*dict.fromkeys((*labelled, *same))]
+    return [*dict.fromkeys(sentence for info in trace.prompts if (sentence := _misplaced(info, split, reserved)))]
+
+
+def _misplaced(info: TracedPromptInfo, split: str, reserved: Mapping[str, str]) -> str:
+    """Why one prompt is not of the split alone; empty if it is."""
+    why = [] if info.split == split else [f"is labelled {info.split}"]
+    if info.sha256 in reserved:
+        why.append(f"is {reserved[info.sha256]} (sha256 {info.sha256[:12]}…)")
+    return f"{info.id}: {', and '.join(why)}." if why else ""
