@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from quark_eagle.deploy.verify import VerifyReport
-from quark_eagle.documents.verdict import EXIT_CODES
+from quark_eagle.documents.verdict import EXIT_CODES, Verdict
 from quark_eagle.parity.arch import UNKNOWN, measured_elsewhere
+from quark_eagle.parity.verdict import Rules
 from quark_eagle.release import contents
 from quark_eagle.release.binding import Mismatch
 from quark_eagle.release.evidence import Given
@@ -96,7 +97,7 @@ def examine(given: Given, mismatches: Sequence[Mismatch], verification: VerifyRe
         Objection(says=f"{finding.subject}: {finding.message} No engine serves it as it was meant.", exit_code=_NO)
         for finding in verification.errors
     ]
-    found = [*_about_verdict(given, leave), *_about_arch(given, leave.required_arch)]
+    found = [*_about_verdict(given, leave), *_about_rules(given.verdict), *_about_arch(given, leave.required_arch)]
     return Examination(
         objections=(*objections, *(it for it in found if isinstance(it, Objection))),
         overrides=tuple(" ".join(it.split()) for it in found if isinstance(it, str)),
@@ -120,6 +121,24 @@ def _about_verdict(given: Given, leave: Leave) -> Iterator[Objection | str]:
         yield Objection(says=f"A second measurement does not bear the verdict out. {against} {how}", exit_code=_NO)
     elif against is not None:
         yield f"Released although a second measurement does not bear its verdict out. {against}"
+
+
+def _about_rules(verdict: Verdict) -> Iterator[str]:
+    """What a verdict is laxer in than verdicts are unless somebody asks: with wide enough rules everything passes."""
+    usual = Rules()
+    if verdict.margin > usual.margin:
+        yield f"Judged by a margin of {_percent(verdict.margin)}, wider than the usual {_percent(usual.margin)}."
+    if verdict.alpha > usual.alpha:
+        yield f"Judged with an alpha of {_percent(verdict.alpha)}, more than the usual {_percent(usual.alpha)}."
+
+
+def _percent(fraction: float) -> str:
+    """As the verdict's own sentences have it.
+
+    >>> _percent(0.07)
+    '7%'
+    """
+    return f"{100 * fraction:g}%"
 
 
 def _about_arch(given: Given, required: str | None) -> Iterator[Objection | str]:

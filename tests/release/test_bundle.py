@@ -15,6 +15,7 @@ from quark_eagle.checkpoint.reader import Checkpoint
 from quark_eagle.documents.parity import ParityReport
 from quark_eagle.documents.release import ReleaseRecord
 from quark_eagle.errors import CheckpointError, QuarkEagleError, UsageError
+from quark_eagle.parity.verdict import Rules
 from quark_eagle.release import bundle as making
 from quark_eagle.release import contents
 from quark_eagle.release.bundle import Naming, Order, Released, release
@@ -161,6 +162,26 @@ def test_a_verdict_that_is_no_pass_needs_leave_and_is_told_first(
     assert made.release.overrides[0].startswith(f"Released although its verdict is {outcome}, and no pass: τ changes")
     card = (made.directory / contents.CARD).read_text(encoding="utf-8")
     assert card.index(f"its verdict is {outcome}") < card.index("# tiny-fp8")
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (Rules(margin=0.6), ["Judged by a margin of 60%, wider than the usual 1%."]),
+        (Rules(alpha=0.1), ["Judged with an alpha of 10%, more than the usual 5%."]),
+        (Rules(margin=0.005, alpha=0.01), []),
+    ],
+    ids=["margin", "alpha", "stricter"],
+)
+def test_rules_that_are_laxer_than_usual_are_told_first(
+    out: Path, tmp_path: Path, rules: Rules, said: list[str]
+) -> None:
+    leave = Leave(required_arch=None, publish_anyway=True)
+    made = released(out, tmp_path / "bundle", leave, judge=True, rules=rules)
+    assert [it for it in made.release.overrides if it.startswith("Judged")] == said
+    card = (made.directory / contents.CARD).read_text(encoding="utf-8")
+    page = (made.directory / contents.REPORT).read_text(encoding="utf-8")
+    assert all(it in page and card.index(it.rstrip(".")) < card.index("# tiny-fp8") for it in said)
 
 
 def test_what_cannot_be_judged_is_released_by_no_leave(out: Path) -> None:
