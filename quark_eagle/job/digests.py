@@ -134,12 +134,19 @@ def _state(path: Path) -> dict[str, int]:
 
 
 def _files_in(directory: Path) -> Iterator[str]:
-    for folder, folders, names in os.walk(directory):
-        folders[:] = sorted(each for each in folders if not each.startswith("."))
+    """Names of the files in a directory, and in those that links in it lead to; a link to one above it is not taken."""
+    for folder, folders, names in os.walk(directory, followlinks=True):
+        here = os.path.realpath(folder)
+        folders[:] = sorted(each for each in folders if not each.startswith(".") and not _leads_up(folder, each, here))
         for name in sorted(names):
             path = Path(folder, name)
             if not name.startswith(".") and path.is_file():
                 yield path.relative_to(directory).as_posix()
+
+
+def _leads_up(folder: str, name: str, here: str) -> bool:
+    path = os.path.join(folder, name)
+    return os.path.islink(path) and f"{here}/".startswith(f"{os.path.realpath(path)}/")
 
 
 def _shards(directory: Path) -> dict[str, tuple[int, str]]:

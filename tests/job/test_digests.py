@@ -121,3 +121,23 @@ def test_a_large_model_is_known_by_times_and_is_not_read(
     assert read == ["config.json"]
     weights.write_bytes(bytes(15) + b"1")
     assert Digests(tmp_path, {}).of("target") != first
+
+
+def test_what_lies_behind_a_linked_directory_counts(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "code.py").write_text("one")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "inner").symlink_to(tmp_path / "elsewhere")
+    first = Digests(tmp_path, {}).of("model")
+    (tmp_path / "elsewhere" / "code.py").write_text("two")
+    assert Digests(tmp_path, {}).of("model") != first
+
+
+def test_a_link_to_a_directory_above_is_no_endless_walk(tmp_path: Path) -> None:
+    (tmp_path / "model" / "inner").mkdir(parents=True)
+    (tmp_path / "model" / "a").write_text("one")
+    (tmp_path / "model" / "inner" / "up").symlink_to(tmp_path / "model")
+    (tmp_path / "model" / "self").symlink_to(".")
+    digests = Digests(tmp_path, {})
+    digests.of("model")
+    assert set(digests.files) == {"model/a"}
