@@ -37,7 +37,7 @@ from quark_eagle.release.examining import Examination, Leave, examine
 from quark_eagle.release.origin import origin, plain_name, require_name, require_repo_id, target_name
 from quark_eagle.release.rejudging import misjudged
 from quark_eagle.release.rendering import render
-from quark_eagle.release.signature import Keyless, PrivateKey, sign
+from quark_eagle.release.signature import Keyless, PrivateKey, require_can_sign, sign
 from quark_eagle.release.verification import verification, verified
 from quark_eagle.release.weight_statistics import measure
 
@@ -140,10 +140,13 @@ def release(
         What was released; or the examination whose objections stand, after which nothing was written.
 
     Raises:
-        UsageError: the bundle exists or overlaps an input, or an option says something that it cannot mean.
+        UsageError: the bundle exists or overlaps an input, the key cannot sign, or an option says something that it
+            cannot mean.
         QuarkEagleError: the evidence or the draft cannot be read, or the bundle not be written or signed.
     """
     order.naming.require_sound()
+    if isinstance(order.signer, PrivateKey):
+        require_can_sign(order.signer)
     _refuse_inputs(order, bundle.resolve())
     try:
         with staged(
@@ -194,8 +197,11 @@ def _refuse_inputs(order: Order, bundle: Path) -> None:
     Raises:
         UsageError: it would.
     """
-    key = order.signer.path if isinstance(order.signer, PrivateKey) else None
-    for path in (order.source, order.trace, order.target, key):
+    sources, signer = order.sources, order.signer
+    read = [order.source, order.trace, order.target, *sources.parity, sources.verdict, sources.calibration]
+    if isinstance(signer, PrivateKey):
+        read += [signer.path, signer.certificate, *signer.chain]
+    for path in read:
         if path is not None and bundle in (path.resolve(), *path.resolve().parents):
             raise UsageError(f"{bundle}: is or holds {path}, which is read here. Choose an --output beside it.")
 

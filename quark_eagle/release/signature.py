@@ -118,6 +118,20 @@ def public_half(signer: PrivateKey) -> bytes:
     )
 
 
+def require_can_sign(signer: PrivateKey) -> None:
+    """See before the work that a key can be unlocked and may sign, and that its certificates are its own.
+
+    Raises:
+        UsageError: the key cannot sign, its password is wrong, or a certificate is not of it.
+        StorageError: one may not be read.
+    """
+    try:
+        with _unlocked(signer) as key:
+            _use_key(_config("none"), signer, key)
+    except OSError as error:
+        raise StorageError(f"{signer.path}: it or a certificate could not be read ({error}). Name files.") from error
+
+
 def _config(name: str) -> signing.Config:
     from model_signing import signing
 

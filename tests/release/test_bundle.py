@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -300,14 +301,16 @@ def test_other_inputs_than_the_evidence_is_about_are_named(out: Path, tmp_path: 
 def test_nothing_is_left_of_a_bundle_that_could_not_be_finished(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    key = keys.write_private(keys.new_key(), tmp_path / "key.pem")
     before = sorted(tmp_path.rglob("*"))
 
     def fails(*args: object, **options: object) -> None:
         raise QuarkEagleError("Sigstore did not sign.")
 
     monkeypatch.setattr(making, "sign", fails)
+    signer = PrivateKey(path=key)
     with pytest.raises(QuarkEagleError, match="did not sign"):
-        release(order(out, signer=PrivateKey(path=tmp_path / "key.pem")), tmp_path / "deep" / "bundle")
+        release(order(out, signer=signer), tmp_path / "deep" / "bundle")
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -335,6 +338,50 @@ def test_what_is_read_is_not_overwritten(out: Path, tmp_path: Path, what: str) -
     with pytest.raises(UsageError, match="which is read here"):
         release(order(out, signer=signer), bundle, overwrite=True)
     assert files(bundle) == before
+
+
+@pytest.mark.parametrize("what", ["parity", "verdict", "calibration", "certificate", "chain"])
+def test_no_evidence_and_no_certificate_is_overwritten(out: Path, tmp_path: Path, what: str) -> None:
+    """An older bundle holds a measurement that is released again: it must not go with the bundle."""
+    place = tmp_path / "older"
+    place.mkdir()
+    (place / "config.json").write_text("{}")
+    wanted = order(out)
+    path = place / "it.json"
+    path.write_bytes(beside(out, "parity.json").read_bytes())
+    if what in ("certificate", "chain"):
+        key = keys.new_key()
+        mine = keys.write_certificate(keys.certificate("me", key), tmp_path / "me.pem")
+        held = keys.write_certificate(keys.certificate("me", key), path)
+        signer = PrivateKey(
+            path=keys.write_private(key, tmp_path / "key.pem"),
+            certificate=held if what == "certificate" else mine,
+            chain=(held if what == "chain" else mine,),
+        )
+        wanted = replace(wanted, signer=signer)
+    else:
+        given: dict[str, Any] = {what: (path,) if what == "parity" else path}
+        wanted = replace(wanted, sources=replace(wanted.sources, **given))
+    before = files(place)
+    with pytest.raises(UsageError, match="which is read here"):
+        release(wanted, place, overwrite=True)
+    assert files(place) == before
+
+
+def test_a_key_that_cannot_sign_is_told_before_the_work(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = keys.new_key()
+    path = keys.write_private(key, tmp_path / "key.pem", "s3cret")
+    of_another = keys.write_certificate(keys.certificate("other", keys.new_key()), tmp_path / "other.pem")
+    monkeypatch.setattr(making, "collect", lambda *_: pytest.fail("the work was begun"))
+    for signer, said in (
+        (PrivateKey(path=tmp_path / "draft" / "config.json"), "is no private key in PEM"),
+        (PrivateKey(path=path, password=lambda: "wrong"), "the password is wrong"),
+        (PrivateKey(path=path, password=lambda: "s3cret", certificate=of_another, chain=(of_another,)), "other.pem"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            release(order(out, signer=signer), tmp_path / "bundle")
 
 
 def test_a_checkpoint_that_is_written_to_meanwhile_is_not_released(
