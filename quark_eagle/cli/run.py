@@ -41,7 +41,7 @@ def run(
     from quark_eagle.cli import render
     from quark_eagle.cli.run_output import announce, show_dry_run
     from quark_eagle.job.books import open_books
-    from quark_eagle.job.places import Places
+    from quark_eagle.job.places import Places, unpinned
     from quark_eagle.job.preflight import preflight
     from quark_eagle.job.reading import read_recipe
     from quark_eagle.job.run import foretold, refuse_unknown
@@ -51,10 +51,12 @@ def run(
     job = read_recipe(recipe)
     base = recipe.absolute().parent
     preflight(job, base)
+    for name in unpinned(job, base):
+        render.note(f"{name}: counts by its name, whatever its branch holds. Pin a revision: {name}@REVISION.")
     table = steps(job)
     ledger = Places.of(job).ledger(recipe)
     progress = render.progress(quiet=json_)
-    with open_books(ledger, base, __version__, write=not dry_run, progress=progress) as books:
+    with open_books(ledger, base, __version__, recipe=recipe, write=not dry_run, progress=progress) as books:
         if not overwrite:
             refuse_unknown(table, books)
         if dry_run:

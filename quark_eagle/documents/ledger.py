@@ -57,11 +57,13 @@ class Ledger(Document):
     Attributes:
         schema_version: of this document.
         quark_eagle: version of the program that wrote it.
+        recipe: path of the job's recipe, relative to the ledger's directory; empty where it is not known.
         steps: by name.
         files: by path, those that steps read and wrote.
     """
 
     schema_version: Literal[1]
     quark_eagle: str
+    recipe: str = ""
     steps: Mapping[str, StepRecord]
     files: Mapping[str, SeenFile]

@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from quark_eagle.documents.base import read_document, write_text
+from quark_eagle.documents.base import write_text
 from quark_eagle.documents.ledger import LEDGER_SCHEMA_VERSION, Ledger, StepRecord
-from quark_eagle.errors import StorageError, UsageError
+from quark_eagle.errors import QuarkEagleError, StorageError, UsageError
 from quark_eagle.job.circumstances import circumstances
 from quark_eagle.job.digests import Digests
 from quark_eagle.job.step import Step
 from quark_eagle.progress import SILENT, Progress
 
 UNFINISHED = "unfinished"
+LOCK_NAME = ".job.lock"  # of the directory, so of every job that writes there
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class Books:
         path: of the ledger.
         version: of this program.
         digests: of all files.
+        recipe: path of the job's recipe, relative to the ledger's directory.
         steps: by name.
         lock: descriptor that is locked as long as the job runs.
     """
@@ -38,6 +40,7 @@ class Books:
     path: Path
     version: str
     digests: Digests
+    recipe: str = ""
     steps: dict[str, StepRecord] = field(default_factory=dict)
     lock: int = -1
 
@@ -83,6 +86,7 @@ class Books:
         ledger = Ledger(
             schema_version=LEDGER_SCHEMA_VERSION,
             quark_eagle=self.version,
+            recipe=self.recipe,
             steps=MappingProxyType(self.steps),
             files=MappingProxyType(self.digests.files),
         )
@@ -90,29 +94,30 @@ class Books:
 
 
 @contextmanager
-def open_books(path: Path, base: Path, version: str, *, write: bool, progress: Progress = SILENT) -> Iterator[Books]:
+def open_books(
+    path: Path, base: Path, version: str, *, write: bool, recipe: Path | None = None, progress: Progress = SILENT
+) -> Iterator[Books]:
     """The books of a job.
 
     Args:
         path: of the ledger; its directory is made.
         base: directory that the paths in it are relative to.
         version: of this program.
-        write: lock them; else they are read alone, and nothing is made.
+        recipe: of the job; None where books are kept of none.
+        write: lock the directory that they lie in, whichever job it is; else they are read alone, and nothing is made.
         progress: told of files that are hashed.
 
     Raises:
-        UsageError: the job is running already.
+        UsageError: a job is running there already, or the ledger is another recipe's.
         StorageError: the directory cannot be written.
         QuarkEagleError: the ledger is damaged.
     """
-    known = None
     if not write:
-        known = _read(path)
-        yield _books(known, path, base, version, progress)
+        yield _books(path, base, version, recipe, progress)
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(path.with_name(LOCK_NAME), os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise StorageError(
             f"{path.parent}: could not be written to ({error.strerror}). Free some space, or choose another "
@@ -120,22 +125,50 @@ def open_books(path: Path, base: Path, version: str, *, write: bool, progress: P
         ) from error
     try:
         _take(lock, path)
-        books = _books(_read(path), path, base, version, progress)
+        books = _books(path, base, version, recipe, progress)
         books.lock = lock
         yield books
     finally:
         os.close(lock)
 
 
+def _books(path: Path, base: Path, version: str, recipe: Path | None, progress: Progress) -> Books:
+    known = _read(path)
+    said = "" if recipe is None else os.path.relpath(recipe, path.parent)
+    if known is None:
+        return Books(path=path, version=version, digests=Digests(base, {}, progress), recipe=said)
+    if recipe is not None:
+        _require_own(known, path, recipe)
+    digests = Digests(base, known.files, progress)
+    return Books(path=path, version=version, digests=digests, recipe=said, steps=dict(known.steps))
+
+
 def _read(path: Path) -> Ledger | None:
     if not path.exists():
         return None
-    return read_document(Ledger, path, f"ledger of schema version {LEDGER_SCHEMA_VERSION}", "quark-eagle run")
+    try:
+        return Ledger.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StorageError(f"{path}: could not be read ({error.strerror}).") from error
+    except ValueError as error:  # no UTF-8, or what pydantic refuses
+        raise QuarkEagleError(
+            f"{path}: is damaged, or is no ledger of schema version {LEDGER_SCHEMA_VERSION}, so what was done is not "
+            "known. Remove it: every step is then run anew, if --overwrite allows it to replace what lies there."
+        ) from error
 
 
-def _books(known: Ledger | None, path: Path, base: Path, version: str, progress: Progress) -> Books:
-    digests = Digests(base, {} if known is None else known.files, progress)
-    return Books(path=path, version=version, digests=digests, steps={} if known is None else dict(known.steps))
+def _require_own(known: Ledger, path: Path, recipe: Path) -> None:
+    """See that a ledger is not another recipe's of the same name; one that is gone was moved here.
+
+    Raises:
+        UsageError: it is.
+    """
+    other = path.parent / known.recipe
+    if known.recipe and other.exists() and not other.samefile(recipe):
+        raise UsageError(
+            f"{path}: is the ledger of {os.path.normpath(other)}, which writes into the same directory, but "
+            f"{recipe} needed one of its own. Nothing was run. Name another outputs.directory in one of them."
+        )
 
 
 def _take(lock: int, path: Path) -> None:
@@ -143,6 +176,5 @@ def _take(lock: int, path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         raise UsageError(
-            f"{path.parent}: a run of this job, or a step that it left behind, is still at work there. "
-            "Wait for it, or end it."
+            f"{path.parent}: a job, or a step that one left behind, is still at work there. Wait for it, or end it."
         ) from None

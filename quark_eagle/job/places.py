@@ -11,6 +11,7 @@ from quark_eagle.job.contradictions import Finding
 from quark_eagle.job.recipe import Recipe
 
 HUB_ID_PARTS = 2  # owner/name
+MAX_NAME, MAX_PATH = 255, 4095  # bytes; linux/limits.h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +99,13 @@ def is_hub_id(name: str, base: Path) -> bool:
     """
     parts = name.partition("@")[0].split("/")
     spelled = len(parts) == HUB_ID_PARTS and all(part and part[0].isalnum() for part in parts)
-    return spelled and not (base / parts[0]).exists()
+    return spelled and not os.path.exists(base / parts[0])
+
+
+def unpinned(recipe: Recipe, base: Path) -> list[str]:
+    """Hugging Face ids without a revision: they count by their name, whatever their branch holds today."""
+    models = (recipe.draft, recipe.target, recipe.fp8)
+    return [name for name in models if name is not None and "@" not in name and is_hub_id(name, base)]
 
 
 def missing_inputs(recipe: Recipe, base: Path) -> list[Finding]:
@@ -126,7 +133,7 @@ def missing_inputs(recipe: Recipe, base: Path) -> list[Finding]:
             continue
         path = base / expanded(name)
         wants_directory = place in models or place in directories
-        if not path.exists():
+        if not os.path.exists(path):  # which is False of what no file system can hold
             found.append((place, f"{path}: does not exist. Paths are relative to the recipe. Correct it."))
         elif path.is_dir() != wants_directory:
             needed = "a directory" if wants_directory else "a file"
@@ -157,6 +164,9 @@ def _outputs(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
 def _unwritable(recipe: Recipe, base: Path) -> Iterator[Finding]:
     told: set[Path] = set()
     for place, path in ((("outputs", "directory"), Places.of(recipe).directory), *_outputs(recipe)):
+        if _too_long(base / path):
+            yield place, f"{path[:60]}…: is longer than a file system takes, {MAX_NAME} bytes for a name. Name another."
+            continue
         nearest = (base / path).parent if place[1] != "directory" else base / path
         while not nearest.exists():
             nearest = nearest.parent
@@ -165,6 +175,10 @@ def _unwritable(recipe: Recipe, base: Path) -> Iterator[Finding]:
         told.add(nearest)
         why = "may not be written to" if nearest.is_dir() else "is a file, but a directory was needed"
         yield place, f"{base / path}: cannot be written, since {nearest} {why}. Name another place."
+
+
+def _too_long(path: Path) -> bool:
+    return len(os.fsencode(path)) > MAX_PATH or any(len(os.fsencode(part)) > MAX_NAME for part in path.parts)
 
 
 def _shared(recipe: Recipe, base: Path) -> Iterator[Finding]:

@@ -46,7 +46,7 @@ def read_recipe(path: Path) -> Recipe:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no UTF-8, or a NUL in the path
         why = error.strerror if isinstance(error, OSError) else error
         raise StorageError(f"{path}: could not be read ({why}), but a recipe in TOML was needed.") from error
 
@@ -76,6 +76,8 @@ def _misspelled(error: ValidationError, content: Mapping[str, Any]) -> Iterator[
         place = tuple(part for part in it["loc"] if isinstance(part, str))  # an element is told as its list
         if it["type"] == "extra_forbidden":
             yield place, f"is not known.{_meant(place)}"
+        elif it["type"] == "model_type":
+            yield place, f"{_shown(it['input'])} was found, but a table [{place[-1]}] was needed."
         else:
             message = it["msg"].removeprefix("Value error, ")
             yield place, f"{_shown(it['input'])} was found. {message[0].upper()}{message[1:]}."

@@ -16,7 +16,15 @@ from quark_eagle.quantize.scheme import Scheme
 
 Shown = Literal["doctor", "inspect", "explain", "plan-prompts", "recipe"]
 Number = Annotated[int, Field(ge=1)]
-Text = Annotated[str, Field(min_length=1)]
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a text without NUL was needed: no path and no option can hold one")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_without_nul)]
 
 
 def _scheme(name: str) -> str:

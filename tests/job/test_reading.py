@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from quark_eagle.errors import StorageError, UsageError
+from quark_eagle.job.places import is_hub_id, unpinned
 from quark_eagle.job.reading import read_recipe
 from quark_eagle.job.recipe import Recipe
 from quark_eagle.job.writing import to_toml
@@ -144,5 +145,38 @@ def test_the_example_as_it_stands_lacks_only_its_models(repository: Path) -> Non
     with pytest.raises(UsageError) as error:
         read_recipe(repository / "examples" / "job.toml")
     found = [line.strip() for line in str(error.value).splitlines()[1:-1]]
-    assert [line.split(":")[0] for line in found] == ["- line 9, draft", "- line 10, target"]
+    assert [line.split(":")[0] for line in found] == ["- line 10, draft", "- line 11, target"]
     assert all("does not exist" in line for line in found)
+
+
+@pytest.mark.parametrize("key", ["draft", "target", "trace", "fp8"])
+def test_a_path_that_no_file_system_holds_is_not_there(tmp_path: Path, key: str) -> None:
+    assert any("does not exist" in line for line in refused(tmp_path, f'{key} = "./{"x" * 300}"\n'))
+
+
+def test_an_id_may_have_any_length(tmp_path: Path) -> None:
+    assert is_hub_id(f"{'x' * 300}/y", tmp_path)
+
+
+def test_an_output_that_no_file_system_holds_is_refused(tmp_path: Path) -> None:
+    (said,) = refused(tmp_path, f'draft = "draft"\n[outputs]\nfp8 = "work/{"x" * 300}"\n')
+    assert said.startswith("line 3, [outputs] fp8")
+    assert "255 bytes" in said
+
+
+def test_a_nul_is_refused(tmp_path: Path) -> None:
+    (said,) = refused(tmp_path, 'draft = "dr\\u0000aft"\n')
+    assert "without NUL" in said
+    with pytest.raises(StorageError, match="could not be read"):
+        read_recipe(tmp_path / "job\0.toml")
+
+
+@pytest.mark.parametrize("table", ["gate", "release"])
+def test_a_table_is_asked_for_by_name(tmp_path: Path, table: str) -> None:
+    (said,) = refused(tmp_path, f'{table} = 3\ndraft = "draft"\n')
+    assert said == f"line 1, [{table}]: 3 was found, but a table [{table}] was needed."
+
+
+def test_an_id_without_a_revision_is_told(tmp_path: Path) -> None:
+    recipe = Recipe.model_validate({"draft": "owner/draft", "target": "owner/target@v1"})
+    assert unpinned(recipe, tmp_path) == ["owner/draft"]

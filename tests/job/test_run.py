@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from quark_eagle.errors import EngineError, UsageError
+from quark_eagle.errors import EngineError, QuarkEagleError, UsageError
 from quark_eagle.job import circumstances
+from quark_eagle.job.books import open_books
 from quark_eagle.job.run import foretold, refuse_unknown
 from tests.job.world import World
 
@@ -269,3 +271,35 @@ def test_of_a_private_key_not_even_a_hash_is_kept(world: World) -> None:
     (path,) = world.directory.rglob("*.ledger.json")
     assert hashlib.sha256((world.directory / "key.pem").read_bytes()).hexdigest() not in path.read_text()
     assert "key.pem" not in json.loads(path.read_text())["files"]
+
+
+def test_two_recipes_do_not_run_in_one_directory_at_a_time(tmp_path: Path) -> None:
+    world = World.made(tmp_path / "one")
+    other = tmp_path / "one" / "work" / "other.ledger.json"
+    with world.books(), pytest.raises(UsageError, match="still at work"), open_books(other, tmp_path, "1", write=True):
+        pass
+
+
+def test_a_namesake_elsewhere_does_not_take_a_recipes_ledger(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    text = f'draft = "draft"\n[outputs]\ndirectory = "{work}"\n'
+    first, second = World.made(tmp_path / "one", text), World.made(tmp_path / "two", text)
+    assert first.ran() == ["quantize", "verify"]
+    for write in (True, False):
+        with (
+            pytest.raises(UsageError, match=r"is the ledger of .*one/job\.toml.*Name another"),
+            second.books(write=write),
+        ):
+            pass
+    first.recipe.unlink()  # it was moved
+    shutil.rmtree(second.directory / "draft")
+    shutil.copytree(first.directory / "draft", second.directory / "draft")
+    assert second.ran() == []
+
+
+def test_a_damaged_ledger_says_what_helps(world: World) -> None:
+    (path,) = world.directory.rglob("*.ledger.json")
+    for content in (b"{", b"\xff", b'{"schema_version": 9}'):
+        path.write_bytes(content)
+        with pytest.raises(QuarkEagleError, match="Remove it: every step is then run anew"):
+            world.run()

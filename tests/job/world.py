@@ -78,7 +78,7 @@ class World:
     @contextmanager
     def books(self, *, write: bool = True) -> Iterator[Books]:
         ledger = Places.of(read_recipe(self.recipe)).ledger(self.recipe)
-        with open_books(ledger, self.directory, self.version, write=write) as books:
+        with open_books(ledger, self.directory, self.version, recipe=self.recipe, write=write) as books:
             yield books
 
     def run(self) -> list[Done]:
