@@ -101,7 +101,7 @@ def sign(bundle: Path, *, name: str, signer: PrivateKey | Keyless) -> Path:
 
 
 def public_half(signer: PrivateKey) -> bytes:
-    """The public key of a private one, in PEM; before hours of work it also tells that the key can sign.
+    """The public key of a private one, in PEM.
 
     Raises:
         UsageError: it cannot, its password is wrong, or its certificate is another key's.
@@ -109,8 +109,7 @@ def public_half(signer: PrivateKey) -> bytes:
     """
     from cryptography.hazmat.primitives import serialization
 
-    with _unlocked(signer) as key:
-        _use_key(_config("unsigned"), signer, key)
+    require_can_sign(signer)
     return (
         _private_key(signer)
         .public_key()
