@@ -128,6 +128,7 @@ def release(
     from quark_eagle.checkpoint.reader import Checkpoint
     from quark_eagle.checkpoint.source import resolve
     from quark_eagle.cli import release_output, render
+    from quark_eagle.cli.named_paths import require_paths
     from quark_eagle.errors import UsageError
     from quark_eagle.release.extra import require_extra
 
@@ -137,6 +138,23 @@ def release(
     from quark_eagle.release.collecting import Sources
     from quark_eagle.release.examining import ANY_ARCH, Leave
 
+    require_paths(
+        {
+            "OUT": checkpoint,
+            "--evidence": evidence,
+            "--verdict": verdict,
+            "--calibration": calibration,
+            "--source": source,
+            "--trace": trace,
+            "--target": target,
+            "--signing-key": signing_key,
+            "--signing-certificate": signing_certificate,
+            "--certificate-chain": certificate_chain,
+        },
+        written={"--output": output},
+    )
+    if not require_arch.strip():
+        raise UsageError("--require-arch: is empty, but the name of an arch was needed: gfx950; or any.")
     if margin is not None and verdict is not None:
         raise UsageError("--margin and --verdict: the verdict has its own margin. Give one of them.")
     Checkpoint.open(checkpoint)  # whatever lies there is looked at before what lies beside it

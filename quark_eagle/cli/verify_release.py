@@ -43,10 +43,10 @@ def verify_release(
         bool, typer.Option("--require-signature", help="Refuse to check without one of the options above.")
     ] = False,
     source: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="DRAFT",
-            help="BF16 draft that it should have been made from: compare every byte and every weight with it.",
+            help="BF16 draft, directory or Hugging Face id, that it should have been made from: compare every byte.",
             show_default=False,
         ),
     ] = None,
@@ -67,15 +67,29 @@ def verify_release(
 
     Example: quark-eagle verify-release draft-fp8 --public-key signer.pem --source draft
     """
+    from quark_eagle.checkpoint.source import resolve
     from quark_eagle.cli import render, verify_release_output
+    from quark_eagle.cli.named_paths import require_paths
+    from quark_eagle.errors import UsageError
     from quark_eagle.release.extra import require_extra
 
     require_extra()  # what follows imports it
     from quark_eagle.release.checking import Asked
     from quark_eagle.release.verify_release import verify_release as check
 
+    require_paths(
+        {
+            "BUNDLE": bundle,
+            "--public-key": public_key,
+            "--certificate-chain": certificate_chain,
+            "--source": source,
+            "--trace": trace,
+        }
+    )
+    if require_arch is not None and not require_arch.strip():
+        raise UsageError("--require-arch: is empty, but the name of an arch was needed: gfx950.")
     trusted = _trusted(public_key, certificate_chain or [], identity, identity_provider, required=require_signature)
-    asked = Asked(trusted=trusted, source=source, trace=trace, arch=require_arch)
+    asked = Asked(trusted=trusted, source=None if source is None else resolve(source), trace=trace, arch=require_arch)
     made = check(bundle, asked, render.progress(quiet=json_))
     if json_:
         render.emit(made.to_json())

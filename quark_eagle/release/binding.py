@@ -95,7 +95,7 @@ def unlike_source(given: Given, source: Path, progress: Progress = SILENT) -> li
 
 
 def unlike_trace(given: Given, trace: Path) -> list[Mismatch]:
-    """Whether a directory is another trace than the one that was replayed.
+    """Whether a directory is another trace than the one that was replayed: by its document and its files' sizes.
 
     Raises:
         TraceError: it is none.
@@ -109,7 +109,19 @@ def unlike_trace(given: Given, trace: Path) -> list[Mismatch]:
     if all(report.served is not None for report in given.reports.values()):
         return [Mismatch(where=str(trace), what="trace", wanted="none: the drafts were served", found=_short(found))]
     replayed = {name: report.provenance.trace_sha256 for name, report in given.reports.items() if not report.served}
-    return _unequal(str(trace), ((f"trace of {name}", sha256, found) for name, sha256 in replayed.items()))
+    others = _unequal(str(trace), ((f"trace of {name}", sha256, found) for name, sha256 in replayed.items()))
+    return others or _other_sizes(trace)
+
+
+def _other_sizes(trace: Path) -> list[Mismatch]:
+    """Of a trace whose document is known, the files that are not as long as it says; their bytes are not read."""
+    try:
+        shards = json.loads((trace / TRACE_NAME).read_bytes())["shards"]
+        wanted: dict[str, int] = {shard["file"]: shard["size_bytes"] for shard in shards}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TraceError(f"{trace}: {TRACE_NAME} names no files ({error}). Record the trace anew.") from error
+    found = {name: (trace / name).stat().st_size for name in wanted if (trace / name).is_file()}
+    return _unequal(str(trace), ((f"bytes of {name}", size, found.get(name)) for name, size in wanted.items()))
 
 
 def unlike_target(given: Given, target: Path) -> list[Mismatch]:

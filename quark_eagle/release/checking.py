@@ -273,7 +273,8 @@ def _source(bundle: Opened) -> Answer:
 def _trace(bundle: Opened) -> Answer:
     trace = bundle.asked.trace
     assert trace is not None
-    return Answer(holds=f"{trace} was replayed.", differences=[str(it) for it in unlike_trace(bundle.said, trace)])
+    holds = f"{trace / TRACE_NAME} is that of the trace that was replayed; of its tensors the sizes were compared."
+    return Answer(holds=holds, differences=[str(it) for it in unlike_trace(bundle.said, trace)])
 
 
 def _arch(bundle: Opened) -> Answer:

@@ -64,7 +64,7 @@ def origin(
 
     Raises:
         UsageError: a name is a path, or the licence none of the hub's ids.
-        CheckpointError: the card of the source cannot be read.
+        CheckpointError: the card of the source, or a licence, cannot be read.
     """
     if base_model is not None:
         require_name(base_model, "--base-model")
@@ -168,11 +168,26 @@ def _license(source: Path | None, output: Path) -> tuple[str | None, str | None]
         if directory is None:
             continue
         for path in sorted(directory.glob("LICENSE*")):
-            text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+            text = _text(path)
             for known, beginning in _BEGINNINGS.items():
                 if beginning.match(text):
                     return known, f"{path.name} of {whose}"
     return None, None
+
+
+def _text(path: Path) -> str:
+    """What a file says; nothing where it is none.
+
+    Raises:
+        CheckpointError: it may not be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: could not be read ({error.strerror}), but it may say the licence. Make it readable, or say "
+            "--license."
+        ) from error
 
 
 def _of_card(path: Path) -> str | None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from quark_eagle.cli.app import app
 from quark_eagle.documents.parity import ParityReport
+from quark_eagle.errors import CheckpointError
 from quark_eagle.release import contents
 from quark_eagle.release.collecting import EPOCH
 from quark_eagle.release.origin import origin, target_name
@@ -119,6 +120,8 @@ def test_a_verdict_of_another_measurement_is_evidence_about_nothing_here(out: Pa
         (("--name", "a/b/c"), "--name a/b/c"),
         (("--repo-id", "tiny"), "--repo-id tiny: has no owner"),
         (("--repo-id", "owner/ti--ny"), "--repo-id owner/ti--ny: is no repository's name"),
+        (("--source", "x" * 300), "--source: 'xxx"),
+        (("--require-arch", ""), "--require-arch: is empty"),
         (("--license", "Apache 2.0!"), "is no licence as the Hugging Face hub names them"),
         (("--signing-certificate", "c.pem"), "--signing-certificate: is about --signing-key"),
         (("--signing-key", "nowhere.pem"), "--signing-key nowhere.pem: is no file."),
@@ -132,7 +135,7 @@ def test_what_cannot_be_meant_is_refused_before_the_work(
 ) -> None:
     key = keys.write_private(keys.new_key(), tmp_path / "key.pem", "s3cret")
     filled = [arg.format(draft=out.with_name("draft"), key=key) for arg in args]
-    code, answer, notes = run(out, *filled, "--require-arch", "any", "--output", tmp_path / "bundle")
+    code, answer, notes = run(out, "--require-arch", "any", *filled, "--output", tmp_path / "bundle")
     assert (code, answer) == (2, "")
     assert said in notes
     assert list(tmp_path.iterdir()) == [key]
@@ -180,6 +183,26 @@ def test_a_licence_is_what_somebody_said(
     found = origin(report, out, source=tmp_path, named=str(tmp_path))
     assert (found.license, found.license_source) == known
     assert found.base_model == "tiny-eagle3"  # a name: the path is nobody else's
+
+
+@pytest.mark.parametrize("length", [240, 300])
+def test_an_output_that_cannot_be_called_so_is_refused(out: Path, tmp_path: Path, length: int) -> None:
+    """While it is filled it is called by a longer name."""
+    code, _, notes = run(out, "--require-arch", "any", "--output", tmp_path / ("x" * length))
+    assert code == 2
+    assert "is longer than a name may be here" in notes
+
+
+def test_a_licence_that_may_not_be_read_is_said(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "LICENSE").write_text(MIT)
+
+    def denied(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    report = ParityReport.read(beside(out, "parity.json"))
+    monkeypatch.setattr(Path, "read_text", denied)
+    with pytest.raises(CheckpointError, match=r"LICENSE: could not be read \(Permission denied\)"):
+        origin(report, out, source=tmp_path)
 
 
 def test_a_source_in_the_hubs_cache_is_called_as_on_the_hub(out: Path, tmp_path: Path) -> None:

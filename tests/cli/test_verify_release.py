@@ -117,6 +117,10 @@ def test_what_is_no_bundle_exits_with_5(tmp_path: Path) -> None:
         (["--identity-provider", "https://x"], "--identity and --identity-provider"),
         (["--public-key", "a", "--certificate-chain", "b"], "--public-key and --certificate-chain: a bundle has one"),
         (["--public-key", __file__], "is no public key in PEM"),
+        (["--source", "x" * 300], "--source: 'xxxx"),
+        (["--source", "no\0thing"], "is no path: a NUL"),
+        (["--trace", "x" * 300], "is longer than a name may be here (300 characters)"),
+        (["--require-arch", ""], "--require-arch: is empty"),
     ],
 )
 def test_options_that_cannot_be_meant_exit_with_2(released: Path, options: list[str], said: str) -> None:
@@ -124,6 +128,22 @@ def test_options_that_cannot_be_meant_exit_with_2(released: Path, options: list[
 
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "no\0thing"])
+def test_a_name_that_no_file_has_is_no_traceback(name: str) -> None:
+    result = run(name)
+
+    assert result.exit_code == 2
+    assert "BUNDLE" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_source_is_named_as_it_was_to_release(released: Path, given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its id on the hub, too."""
+    monkeypatch.setattr("quark_eagle.checkpoint.source._from_hub", lambda name, patterns: given.draft)
+
+    assert "11 checks hold" in run(released, "--public-key", key_of(released), "--source", "owner/draft").stdout
 
 
 def test_a_certificate_is_checked_from_its_root(bundle: Path) -> None:

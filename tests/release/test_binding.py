@@ -28,6 +28,8 @@ from quark_eagle.release.evidence import Given
 from quark_eagle.trace.target_identity import TargetGeometry, identify_as
 from tests.release.made_out import measured_again
 from tests.reports import AT_PAR, served_report
+from tests.tiny import write_tiny_draft
+from tests.tiny_trace import write_tiny_trace
 
 Bundle = Callable[[str], Path]
 
@@ -212,6 +214,20 @@ def test_a_trace_is_known_by_its_document(made_bundle: Bundle, bundle: Path, tmp
     served = shutil.copytree(made_bundle("served"), tmp_path / "served")
     (served / contents.REPLAYED).unlink()
     assert "served" in str(unlike_trace(Given.read(served), tmp_path)[0])
+
+
+def test_a_trace_that_lost_part_of_its_tensors_is_not_the_one_that_was_replayed(bundle: Path, tmp_path: Path) -> None:
+    trace = write_tiny_trace(tmp_path / "trace", write_tiny_draft(tmp_path / "draft"))
+    document = (trace / "trace.json").read_bytes()
+    given = Given.read(bundle)
+    provenance = given.parity.provenance.model_copy(update={"trace_sha256": hashlib.sha256(document).hexdigest()})
+    given = replace(given, parity=given.parity.model_copy(update={"provenance": provenance}))
+    assert unlike_trace(given, trace) == []
+    shard = next(trace.glob("shard-*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert about(unlike_trace(given, trace)) == {(str(trace), f"bytes of {shard.name}")}
+    shard.unlink()
+    assert about(unlike_trace(given, trace)) == {(str(trace), f"bytes of {shard.name}")}
 
 
 def test_a_target_is_known_as_its_trace_knows_it(bundle: Path, tmp_path: Path) -> None:
