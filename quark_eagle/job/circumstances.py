@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +29,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Distributions whose version a command's result depends on."""
+SOURCES = (".py", ".j2", ".css")  # a report is made from templates
 INTERPRETERS = ("--vllm-python", "--vllm-bin")
 
 
@@ -37,6 +38,9 @@ def circumstances(step: Step, base: Path) -> dict[str, str]:
     found = {"quark-eagle's own code": own_code()}
     found |= {f"the version of {name}": _version(name) for name in PACKAGES.get(step.arguments[0], ())}
     found |= {f"the environment's {name}": os.environ.get(name) or ABSENT for name in step.variables}
+    asks = step.arguments[0] == "trace" or (step.arguments[0] == "parity" and "--target" in step.arguments)
+    if asks and "--prompts" not in step.arguments:
+        found["quark-eagle's own prompts"] = own_prompts()
     if "vllm" in step.arguments:
         named = dict(_interpreters(step))
         found |= {f"vLLM of {path}": _vllm_beside(base / path) for path in named.values()}
@@ -49,10 +53,23 @@ def circumstances(step: Step, base: Path) -> dict[str, str]:
 def own_code() -> str:
     """Hash of this package's sources: a checkout that was edited has the version that it had before."""
     package = Path(__file__).parents[1]
+    return _whole(package, (path for path in package.rglob("*") if path.suffix in SOURCES))
+
+
+@cache
+def own_prompts() -> str:
+    """Hash of the prompts that come with the package, which are read where a recipe names none."""
+    from quark_eagle.trace.prompts import packaged_calib
+
+    prompts = packaged_calib() / "prompts"
+    return _whole(prompts, prompts.glob("*.jsonl"))
+
+
+def _whole(directory: Path, files: Iterable[Path]) -> str:
     whole = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(files):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
-        whole.update(f"{path.relative_to(package).as_posix()} {content}\n".encode())
+        whole.update(f"{path.relative_to(directory).as_posix()} {content}\n".encode())
     return whole.hexdigest()
 
 

@@ -303,3 +303,23 @@ def test_a_damaged_ledger_says_what_helps(world: World) -> None:
         path.write_bytes(content)
         with pytest.raises(QuarkEagleError, match="Remove it: every step is then run anew"):
             world.run()
+
+
+def test_other_prompts_in_the_package_are_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circumstances, "own_prompts", lambda: "edited")
+    done = [it for it in world.run() if it.status == "run"]
+    assert [(it.step.name, it.why) for it in done] == [
+        ("trace", "quark-eagle's own prompts changed"),
+        ("calibration-trace", "quark-eagle's own prompts changed"),
+    ]
+
+
+def test_the_code_that_counts_is_all_that_a_result_is_made_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "job").mkdir()
+    monkeypatch.setattr(circumstances, "__file__", str(tmp_path / "job" / "circumstances.py"))
+    seen = []
+    for name in ("a.py", "release.html.j2", "release.css", "notes.md"):
+        (tmp_path / name).write_text(name)
+        seen.append(circumstances.own_code.__wrapped__())
+    assert len(set(seen)) == 3
+    assert seen[-1] == seen[-2]
