@@ -128,7 +128,7 @@ def release(
     from quark_eagle.checkpoint.reader import Checkpoint
     from quark_eagle.checkpoint.source import resolve
     from quark_eagle.cli import release_output, render
-    from quark_eagle.cli.named_paths import require_paths
+    from quark_eagle.cli.path_options import require_paths
     from quark_eagle.errors import UsageError
     from quark_eagle.release.extra import require_extra
 

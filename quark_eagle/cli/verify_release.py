@@ -69,7 +69,7 @@ def verify_release(
     """
     from quark_eagle.checkpoint.source import resolve
     from quark_eagle.cli import render, verify_release_output
-    from quark_eagle.cli.named_paths import require_paths
+    from quark_eagle.cli.path_options import require_paths
     from quark_eagle.errors import UsageError
     from quark_eagle.release.extra import require_extra
 
