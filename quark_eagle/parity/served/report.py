@@ -7,16 +7,19 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from quark_eagle import __version__
+from quark_eagle.checkpoint.source import on_disk
 from quark_eagle.documents.base import sha256_of_prompts
 from quark_eagle.documents.counts import PromptResult
 from quark_eagle.documents.parity import ParityReport, Provenance
 from quark_eagle.documents.served import EngineCounters, LeftOut, Losslessness, Pass, Served, ServedArm, ServedArmName
+from quark_eagle.errors import UsageError
 from quark_eagle.parity.noise import noise_floor
 from quark_eagle.parity.served.arms import relevant
 from quark_eagle.parity.served.counting import blocks_of, counted, uncountable
@@ -172,7 +175,7 @@ def _provenance(session: Session, setup: Setup, kept: Sequence[PromptResult]) ->
         trace=None,
         trace_sha256=None,
         prompts_sha256=sha256_of_prompts((it.id, it.category, it.split, it.sha256) for it in kept),
-        target=_target(voices[0].model if session.arms is None else session.arms.base.target),
+        target=target_identity(voices[0].model if session.arms is None else session.arms.base.target),
         sampling={
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -200,12 +203,21 @@ def _versions(session: Session) -> dict[str, str]:
     return found
 
 
-def _target(name: str) -> dict[str, Any]:
-    """What tells the target apart without reading half a terabyte: its config, and names and sizes of its weights."""
-    directory = Path(name)
+def _directory(name: str) -> Path | None:
+    """Where a model lies here; None for the name that a given server goes by, which is no directory and no id."""
+    with suppress(UsageError):
+        return on_disk(name)
+    return None
+
+
+def target_identity(name: str) -> dict[str, Any]:
+    """What tells the target apart without reading half a terabyte: its config, and names and sizes of its weights.
+
+    An engine of ours has fetched a Hugging Face id by now; of a server that was given, it may lie on another machine.
+    """
     found: dict[str, Any] = {"name": name}
-    config = directory / "config.json"
-    if config.is_file():
+    directory = _directory(name)
+    if directory is not None and (config := directory / "config.json").is_file():
         files = sorted((file.name, file.stat().st_size) for file in directory.glob("*.safetensors"))
         found["config_sha256"] = hashlib.sha256(config.read_bytes()).hexdigest()
         found["weights_size_sha256"] = hashlib.sha256(json.dumps(files).encode()).hexdigest()
