@@ -40,6 +40,7 @@ def acceptance(evidence: Evidence) -> str:
         "### By position",
         *_positions(evidence.parity, confidence_of(verdict)),
         "### By category",
+        _whether_they_gate(verdict),
         _categories(verdict),
     ]
     return "\n\n".join(parts)
@@ -109,6 +110,13 @@ def _share(marginal: ShareChange, arm: str) -> str:
 
 def _rate(rate: float | None) -> str:
     return NOTHING if rate is None else f"{rate:.3f}"
+
+
+def _whether_they_gate(verdict: Verdict) -> str:
+    """What an interval beyond the margin means here."""
+    if verdict.category_margin is not None:
+        return "Categories gate, too: each has a margin of its own."
+    return "Categories are shown and do not gate: few prompts make wide intervals, and of many some lie to one side."
 
 
 def _categories(verdict: Verdict) -> str:
