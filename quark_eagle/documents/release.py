@@ -119,10 +119,6 @@ class ReleaseRecord(Document):
         """
         return read_document(cls, path, f"release of schema version {RELEASE_SCHEMA_VERSION}", "quark-eagle release")
 
-    def to_json(self) -> str:
-        """The file's text."""
-        return self.model_dump_json(indent=1) + "\n"
-
 
 class MeasuredWith(Document):
     """On what the two drafts were measured.
@@ -192,7 +188,3 @@ class Environment(Document):
         """
         what = f"environment of schema version {ENVIRONMENT_SCHEMA_VERSION}"
         return read_document(cls, path, what, "quark-eagle release")
-
-    def to_json(self) -> str:
-        """The file's text."""
-        return self.model_dump_json(indent=1) + "\n"

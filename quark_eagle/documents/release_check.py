@@ -85,10 +85,6 @@ class ReleaseCheck(Document):
             raise ValueError(f"outcome {self.outcome} and exit code {self.exit_code} do not follow from the checks")
         return self
 
-    def to_json(self) -> str:
-        """As one JSON object."""
-        return self.model_dump_json(indent=1) + "\n"
-
 
 def outcome_of(checks: list[Check]) -> Outcome:
     """What all checks together say."""

@@ -141,7 +141,3 @@ class WeightStatistics(Document):
         """
         what = f"weights of schema version {WEIGHTS_SCHEMA_VERSION}"
         return read_document(cls, path, what, "quark-eagle release")
-
-    def to_json(self) -> str:
-        """The file's text."""
-        return self.model_dump_json(indent=1) + "\n"
